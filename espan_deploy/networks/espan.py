@@ -1,0 +1,84 @@
+"""ESPAN: NTIRE 2025 efficient SR, team mbga ("Expanded SPAN for Efficient Super-Resolution").
+
+Six attention blocks of 32 channels behind a 9x9 head. The last block has two convolutions instead of three:
+it is what is left of the teacher of the self-distillation, hence the names of its keys.
+
+Deploy form: each convolution is one ``eval_conv`` (the entrants' own checkpoint). Training form: each is a
+:class:`~espan_deploy.networks.blocks.GeneralRepConv` under ``rep``, so ``block_1.c1_r.rep.kxk.weight`` stands where
+the deploy form has ``block_1.c1_r.eval_conv.weight``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espan_deploy.networks.blocks import EvalConv, GeneralRepConv, symmetric_attention
+
+
+class RepConv(nn.Module):
+    """The training-form twin of :class:`EvalConv`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.rep = GeneralRepConv(in_channels, out_channels, kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.rep(x)
+        return out
+
+
+Conv = type[EvalConv] | type[RepConv]
+
+
+class AttentionBlock(nn.Module):
+    """Convolutions with SiLU between them, then the symmetric attention over the block's input."""
+
+    def __init__(self, conv: Conv, channels: int, mid_channels: int, *, depth: int = 3) -> None:
+        super().__init__()
+        widths = [channels] + [mid_channels] * (depth - 1) + [channels]
+        self.depth = depth
+        for i in range(depth):
+            setattr(self, f"c{i + 1}_r", conv(widths[i], widths[i + 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.c1_r(x)
+        for i in range(1, self.depth):
+            out = getattr(self, f"c{i + 1}_r")(F.silu(out))
+        return symmetric_attention(out, x)
+
+
+class ESPAN(nn.Module):
+    """x: (N, 3, H, W) RGB in [0, 1]. Returns (N, 3, scale * H, scale * W), not clipped."""
+
+    def __init__(
+        self,
+        *,
+        channels: int = 32,
+        mid_channels: int = 32,
+        blocks: int = 5,
+        scale: int = 4,
+        head_kernel: int = 9,
+        training_form: bool = False,
+    ) -> None:
+        super().__init__()
+        conv: Conv = RepConv if training_form else EvalConv
+        self.blocks = blocks
+        self.conv_1 = conv(3, channels, head_kernel)
+        for i in range(blocks):
+            setattr(self, f"block_{i + 1}", AttentionBlock(conv, channels, mid_channels))
+        self.teacher_block_seq = AttentionBlock(conv, channels, channels, depth=2)
+        self.tea_conv_cat = nn.Conv2d(4 * channels, channels, 1)
+        self.tea_conv_2 = conv(channels, channels)
+        self.tea_upsampler = nn.Sequential(conv(channels, 3 * scale**2), nn.PixelShuffle(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.conv_1(x)
+        first = out = self.block_1(shallow)
+        for i in range(1, self.blocks):
+            out = getattr(self, f"block_{i + 1}")(out)
+        last = self.teacher_block_seq(out)
+        fused = self.tea_conv_cat(torch.cat([shallow, self.tea_conv_2(last), first, last], 1))
+        upscaled: Tensor = self.tea_upsampler(fused)
+        return upscaled

@@ -1,0 +1,33 @@
+"""Fixtures every test may use: the data beside the project, and the hardware at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="fail, not skip, the tests marked gpu when none is here")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not BESIDE.is_dir():
+        skip = pytest.mark.skip(reason=f"the checkpoints and images are not at {BESIDE.name}/ beside the project")
+        for item in items:
+            if item.get_closest_marker("shared"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real checkpoints, golden outputs and test images (use with the mark ``shared``)."""
+    return BESIDE
+
+
+@pytest.fixture(scope="session")
+def espan_checkpoint(shared: Path) -> Path:
+    """The entrants' own ESPAN, deploy form."""
+    return shared / "checkpoints" / "2025" / "team36_espan.pth"
