@@ -10,7 +10,9 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require-gpu", action="store_true", help="fail, not skip, the tests marked gpu when none is here")
+    parser.addoption(
+        "--require-gpu", action="store_true", help="fail, not skip, the tests marked gpu when none is here"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

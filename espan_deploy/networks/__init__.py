@@ -1,0 +1,116 @@
+"""Checkpoint -> network: which architecture it is, from the keys and shapes alone, and its weights loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from espan_deploy.errors import CheckpointError, UnknownNetworkError
+from espan_deploy.networks.catalogue import NETWORKS
+from espan_deploy.networks.entry import Architecture, Form, NetworkEntry, Published, Shapes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from espan_deploy.checkpoints import Checkpoint
+
+__all__ = ["NETWORKS", "Architecture", "Form", "Network", "NetworkEntry", "Published", "detect_network", "load_network"]
+
+SHOWN_KEYS = 4
+"""How many differing keys a message lists: enough to recognise the difference, short enough to read."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its weights, in evaluation mode.
+
+    module: takes (N, 3, H, W) and gives (N, 3, scale*H, scale*W), both float32 in [0, value_range], RGB.
+    entry: the catalogue's, or None for a user's own class.
+    """
+
+    module: nn.Module
+    scale: int
+    form: Form
+    value_range: float
+    entry: NetworkEntry | None
+    name: str
+
+
+def detect_network(shapes: Shapes) -> NetworkEntry:
+    """The network a state dict of these shapes belongs to.
+
+    Raises UnknownNetworkError, naming the nearest known network and the keys that differ.
+    """
+    for entry in NETWORKS:
+        if entry.detect(shapes):
+            return entry
+    nearest, missing, unexpected = _nearest(shapes)
+    raise UnknownNetworkError(
+        f"no known network has these {len(shapes)} keys; the nearest is {nearest.title}, "
+        f"which also has {_listing(missing)} and does not have {_listing(unexpected)}",
+        hint="'espan-deploy inspect --networks' lists what is known; "
+        "for a class of your own pass --network path/to/file.py:ClassName",
+    )
+
+
+def load_network(checkpoint: Checkpoint) -> Network:
+    """Detect, build and fill the network of a checkpoint.
+
+    Raises UnknownNetworkError, or CheckpointError where keys or shapes do not fit the network detected.
+    """
+    entry = detect_network(checkpoint.shapes)
+    try:
+        architecture: Architecture = import_module(entry.module).build(checkpoint.shapes)
+    except (KeyError, IndexError, ValueError) as exc:
+        raise CheckpointError(
+            f"{checkpoint.path} looks like {entry.title}, but its shapes do not hold together ({exc!s})"
+        ) from exc
+    fill_module(architecture.module, checkpoint, entry.title)
+    return Network(
+        architecture.module, architecture.scale, architecture.form, architecture.value_range, entry, entry.name
+    )
+
+
+def fill_module(module: nn.Module, checkpoint: Checkpoint, title: str) -> None:
+    """Load the checkpoint's tensors into a module, every key and shape matching, and set evaluation mode.
+
+    Raises CheckpointError listing the first keys that are missing, unexpected or of another shape.
+    """
+    own: dict[str, Any] = module.state_dict()
+    given = checkpoint.tensors
+    missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit {title}: it lacks {_listing(missing)}, "
+            f"and {_listing(unexpected)} should not be there"
+        )
+    wrong = [key for key in own if own[key].shape != given[key].shape]
+    if wrong:
+        expected, got = (tuple(tensors[wrong[0]].shape) for tensors in (own, given))
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit {title}: {len(wrong)} tensors have another shape, "
+            f"first {wrong[0]}: expected {expected}, got {got}"
+        )
+    module.load_state_dict(dict(given))
+    module.eval()
+
+
+def _nearest(shapes: Shapes) -> tuple[NetworkEntry, list[str], list[str]]:
+    """The entry whose published form shares most keys with these, the keys it has besides, and those it lacks."""
+    best: tuple[float, NetworkEntry, list[str], list[str]] | None = None
+    given = set(shapes)
+    for entry in NETWORKS:
+        own = set(import_module(entry.module).reference().state_dict())
+        overlap = len(given & own) / len(given | own)
+        if best is None or overlap > best[0]:
+            best = (overlap, entry, sorted(own - given), sorted(given - own))
+    assert best is not None, "the catalogue is never empty"
+    return best[1:]
+
+
+def _listing(keys: list[str]) -> str:
+    if not keys:
+        return "nothing"
+    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return ", ".join(keys[:SHOWN_KEYS]) + more

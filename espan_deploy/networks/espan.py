@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espan_deploy.networks.blocks import EvalConv, GeneralRepConv, symmetric_attention
+from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
 
 
 class RepConv(nn.Module):
@@ -35,6 +36,8 @@ Conv = type[EvalConv] | type[RepConv]
 class AttentionBlock(nn.Module):
     """Convolutions with SiLU between them, then the symmetric attention over the block's input."""
 
+    c1_r: nn.Module
+
     def __init__(self, conv: Conv, channels: int, mid_channels: int, *, depth: int = 3) -> None:
         super().__init__()
         widths = [channels] + [mid_channels] * (depth - 1) + [channels]
@@ -51,6 +54,8 @@ class AttentionBlock(nn.Module):
 
 class ESPAN(nn.Module):
     """x: (N, 3, H, W) RGB in [0, 1]. Returns (N, 3, scale * H, scale * W), not clipped."""
+
+    block_1: AttentionBlock
 
     def __init__(
         self,
@@ -82,3 +87,25 @@ class ESPAN(nn.Module):
         fused = self.tea_conv_cat(torch.cat([shallow, self.tea_conv_2(last), first, last], 1))
         upscaled: Tensor = self.tea_upsampler(fused)
         return upscaled
+
+
+def build(shapes: Shapes) -> Architecture:
+    """An ESPAN of the widths, depth, scale and form that the shapes tell."""
+    training_form = "conv_1.rep.kxk.weight" in shapes
+    conv = "rep.kxk" if training_form else "eval_conv"
+    channels, _, head_kernel, _ = shapes[f"conv_1.{conv}.weight"]
+    scale = scale_of_tail(shapes[f"tea_upsampler.0.{conv}.weight"][0])
+    module = ESPAN(
+        channels=channels,
+        mid_channels=shapes[f"block_1.c1_r.{conv}.weight"][0],
+        blocks=count_numbered(shapes, "block_{}."),
+        scale=scale,
+        head_kernel=head_kernel,
+        training_form=training_form,
+    )
+    return Architecture(module, scale, "training" if training_form else "deploy")
+
+
+def reference() -> ESPAN:
+    """ESPAN as published."""
+    return ESPAN()

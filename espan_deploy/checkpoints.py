@@ -1,0 +1,138 @@
+"""Checkpoint file -> state dict, never running code from the file."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from espan_deploy.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+
+WRAPPERS = (
+    *("params_ema", "params", "model_ema", "ema", "state_dict", "model_state_dict"),
+    *("model", "net_g", "generator", "net", "network", "weights"),
+)
+"""Keys that training frameworks nest a state dict under, best first: averaged weights before raw ones."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net_g.", "generator.", "net.", "network.")
+"""Prefixes that wrappers (DataParallel, torch.compile, Lightning) put before every key."""
+
+REFUSED_OBJECT = re.compile(r"GLOBAL (\S+)")
+"""How torch's restricted unpickler names the object it would not create."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict, and where it came from.
+
+    tensors: by key, prefixes stripped; floating-point tensors are float32, on the CPU.
+    nested_under: the keys the state dict was found under, outermost first.
+    sha256: of the file's bytes, hexadecimal.
+    """
+
+    path: Path
+    sha256: str
+    tensors: Mapping[str, Tensor]
+    nested_under: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor: all that detection looks at."""
+        return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a PyTorch or safetensors checkpoint.
+
+    Raises CheckpointError where the file is missing, damaged, not a checkpoint, holds objects other than
+    tensors (they are never unpickled), or holds weights that are not finite.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, expected a checkpoint file ({' '.join(SUFFIXES)})")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as exc:
+        raise CheckpointError(f"no such checkpoint: {path}", hint="check the path for a typing error") from exc
+    except OSError as exc:
+        raise CheckpointError(f"cannot read {path}: {exc.strerror}") from exc
+    if not content:
+        raise CheckpointError(f"{path} is empty", hint="download or copy it again")
+    raw = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    tensors, nested_under = _find_state_dict(raw, path)
+    tensors = _strip_prefixes(tensors)
+    _check_finite(tensors, path)
+    floats = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    return Checkpoint(path, hashlib.sha256(content).hexdigest(), floats, nested_under)
+
+
+def _load_torch(path: Path) -> Any:
+    import torch
+
+    damaged = f"{path} is not a PyTorch checkpoint, or is damaged"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        reason = str(exc)
+        if named := REFUSED_OBJECT.search(reason):
+            raise CheckpointError(
+                f"{path} holds more than tensors ({named[1]}); loading it could run code, so it was refused",
+                hint="save the bare state dict: torch.save(model.state_dict(), 'weights.pth')",
+            ) from exc
+        raise CheckpointError(f"{damaged}: expected a file that torch.save wrote", hint="download it again") from exc
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as exc:
+        first_line = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        raise CheckpointError(f"{damaged}: {first_line}", hint="download it again") from exc
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as exc:
+        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {exc}") from exc
+
+
+def _find_state_dict(raw: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    import torch
+
+    nested_under: list[str] = []
+    while isinstance(raw, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(raw.get(key), Mapping)), None)
+        if wrapper is None:
+            tensors = {str(key): value for key, value in raw.items() if isinstance(value, torch.Tensor)}
+            if tensors:
+                return tensors, tuple(nested_under)
+            break
+        nested_under.append(wrapper)
+        raw = raw[wrapper]
+    found = f"keys {', '.join(map(str, list(raw)[:5]))}" if isinstance(raw, Mapping) and raw else type(raw).__name__
+    raise CheckpointError(
+        f"{path} holds no state dict: expected tensors by name, bare or under params_ema, state_dict..., got {found}",
+        hint="save it with torch.save(model.state_dict(), 'weights.pth')",
+    )
+
+
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None):
+        tensors = {key[len(prefix) :]: tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    broken = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{path} has weights that are not finite in {len(broken)} of {len(tensors)} tensors, first {broken[0]}",
+            hint="the training diverged or the file is damaged; use an earlier checkpoint",
+        )
