@@ -1,0 +1,79 @@
+"""The contract every inference backend keeps. The base class checks, the backend does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espan_deploy.description import ModelDescription
+from espan_deploy.errors import InferenceError, InputShapeError
+
+Images = NDArray[Any]
+"""(N, H, W, 3) RGB: uint8 in [0, 255], or float32 in [0, 1] whatever the network's own value range."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs a model, for reports: backend, its version, the device's name, precision, threads and what else counts."""
+
+    backend: str
+    version: str
+    device: str
+    precision: str
+    threads: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Runner(ABC):
+    """A model opened on a device. Use as a context manager; not to be shared between threads.
+
+    description: of the model. info: of the engine.
+    """
+
+    description: ModelDescription
+    info: EngineInfo
+
+    def infer(self, images: Images) -> Images:
+        """Upscale a batch.
+
+        images: (N, H, W, 3) RGB, C-contiguous, uint8 in [0, 255] or float32 in [0, 1]; not kept, not changed.
+        Returns (N, scale*H, scale*W, 3) of the same type, owned by the caller: uint8 is clipped and rounded to
+        nearest, float32 is neither clipped nor checked.
+        Raises InputShapeError for another shape, type or a size the model does not take, InferenceError where
+        the backend fails (its message says so if memory ran out).
+        """
+        if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+            raise InputShapeError(f"expected images of shape (N, H, W, 3) with no empty side, got {images.shape}")
+        if images.dtype not in (np.uint8, np.float32):
+            raise InputShapeError(f"expected uint8 or float32 images, got {images.dtype}")
+        multiple = self.description.size_multiple
+        if images.shape[1] % multiple or images.shape[2] % multiple:
+            raise InputShapeError(
+                f"the model takes heights and widths that are multiples of {multiple}, got {images.shape[1:3]}"
+            )
+        result = self._infer(np.ascontiguousarray(images))
+        scale = self.description.scale
+        expected = (images.shape[0], images.shape[1] * scale, images.shape[2] * scale, 3)
+        if result.shape != expected:
+            raise InferenceError(f"the model made {result.shape} of {images.shape}, expected {expected}")
+        return result
+
+    @abstractmethod
+    def _infer(self, images: Images) -> Images:
+        """Upscale a checked, C-contiguous batch."""
+
+    def close(self) -> None:
+        """Free what the runner holds. Calling it twice does no harm."""
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

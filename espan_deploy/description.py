@@ -1,0 +1,76 @@
+"""What a model says of itself: the metadata an exported ONNX file carries, so that running it needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from espan_deploy.errors import ExportError
+
+METADATA_KEY = "espan_deploy"
+"""The one metadata entry we write: a JSON document."""
+
+SCHEMA_VERSION = 1
+
+Pixels = Literal["uint8", "float32", "float16"]
+"""What goes in and comes out: uint8 is (N, H, W, 3) in [0, 255]; the floats are (N, 3, H, W) in [0, value_range]."""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a user of the model must know.
+
+    network, title: the catalogue's name and title, or those of a user's class or file.
+    halo: low-resolution pixels around a tile that its result depends on; None where no halo is enough, because
+        an operator sees the whole image.
+    size_multiple: height and width must be multiples of this (1: any size).
+    value_range: the value of white in float pixels.
+    parameters, multiply_adds: of the graph as it is in the file, multiply-adds of one 256x256 image.
+    unfolded: the same two and "convolutions" before folding, empty where nothing is known of it.
+    """
+
+    network: str
+    title: str
+    scale: int
+    halo: int | None
+    value_range: float = 1.0
+    size_multiple: int = 1
+    color_order: Literal["RGB", "BGR"] = "RGB"
+    pixels: Pixels = "float32"
+    precision: str = "fp32"
+    form: str = "deploy"
+    parameters: int = 0
+    multiply_adds: int = 0
+    convolutions: int = 0
+    source: str = ""
+    source_sha256: str = ""
+    unfolded: Mapping[str, int] = field(default_factory=dict)
+    fold_report: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_metadata(self) -> dict[str, str]:
+        """The ONNX metadata that :func:`description_from_metadata` reads back."""
+        return {METADATA_KEY: json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, sort_keys=True)}
+
+
+def description_from_metadata(metadata: Mapping[str, str]) -> ModelDescription | None:
+    """The description in an ONNX file's metadata, or None where it carries none of ours.
+
+    Raises ExportError where it is of a newer schema or damaged.
+    """
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+        version = document.pop("schema_version")
+        if version > SCHEMA_VERSION:
+            raise ExportError(
+                f"the model's description is of schema {version}, this version reads up to {SCHEMA_VERSION}",
+                hint="update espan-deploy, or export the model again",
+            )
+        known = {f.name for f in fields(ModelDescription)}
+        return ModelDescription(**{key: value for key, value in document.items() if key in known})
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ExportError(f"the model's description is damaged: {exc}", hint="export the model again") from exc

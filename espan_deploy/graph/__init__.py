@@ -1,0 +1,1 @@
+"""Reading an ONNX graph: what it costs, and how far each output pixel sees."""
