@@ -19,7 +19,7 @@ Images = NDArray[Any]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What runs a model, for reports: backend, its version, the device's name, precision, threads and what else counts."""
+    """What runs a model, for reports. details: whatever else changes its speed or its values."""
 
     backend: str
     version: str
@@ -67,7 +67,7 @@ class Runner(ABC):
     def _infer(self, images: Images) -> Images:
         """Upscale a checked, C-contiguous batch."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most backends hold nothing that must be freed by hand
         """Free what the runner holds. Calling it twice does no harm."""
 
     def __enter__(self) -> Runner:
