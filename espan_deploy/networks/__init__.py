@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
     from espan_deploy.checkpoints import Checkpoint
 
-__all__ = ["NETWORKS", "Architecture", "Form", "Network", "NetworkEntry", "Published", "detect_network", "load_network"]
+__all__ = [
+    "NETWORKS",
+    "Architecture",
+    "Form",
+    "Network",
+    "NetworkEntry",
+    "Published",
+    "detect_network",
+    "load_network",
+    "reference_network",
+]
 
 SHOWN_KEYS = 4
 """How many differing keys a message lists: enough to recognise the difference, short enough to read."""
@@ -27,6 +37,7 @@ class Network:
 
     module: takes (N, 3, H, W) and gives (N, 3, scale*H, scale*W), both float32 in [0, value_range], RGB.
     entry: the catalogue's, or None for a user's own class.
+    min_size: the smallest H and W it is defined for.
     """
 
     module: nn.Module
@@ -35,6 +46,7 @@ class Network:
     value_range: float
     entry: NetworkEntry | None
     name: str
+    min_size: int = 1
 
 
 def detect_network(shapes: Shapes) -> NetworkEntry:
@@ -66,19 +78,34 @@ def load_network(checkpoint: Checkpoint) -> Network:
         raise CheckpointError(
             f"{checkpoint.path} looks like {entry.title}, but its shapes do not hold together ({exc!s})"
         ) from exc
-    fill_module(architecture.module, checkpoint, entry.title)
+    fill_module(architecture.module, checkpoint, entry.title, redundant=architecture.redundant)
     return Network(
-        architecture.module, architecture.scale, architecture.form, architecture.value_range, entry, entry.name
+        module=architecture.module,
+        scale=architecture.scale,
+        form=architecture.form,
+        value_range=architecture.value_range,
+        entry=entry,
+        name=entry.name,
+        min_size=architecture.min_size,
     )
 
 
-def fill_module(module: nn.Module, checkpoint: Checkpoint, title: str) -> None:
+def reference_network(entry: NetworkEntry) -> nn.Module:
+    """The network as published, in deploy form, its weights random."""
+    module: nn.Module = getattr(import_module(entry.module), entry.reference)()
+    return module
+
+
+def fill_module(
+    module: nn.Module, checkpoint: Checkpoint, title: str, *, redundant: frozenset[str] = frozenset()
+) -> None:
     """Load the checkpoint's tensors into a module, every key and shape matching, and set evaluation mode.
 
+    redundant: keys of the checkpoint to leave out.
     Raises CheckpointError listing the first keys that are missing, unexpected or of another shape.
     """
     own: dict[str, Any] = module.state_dict()
-    given = checkpoint.tensors
+    given = {key: tensor for key, tensor in checkpoint.tensors.items() if key not in redundant}
     missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or unexpected:
         raise CheckpointError(
@@ -92,7 +119,7 @@ def fill_module(module: nn.Module, checkpoint: Checkpoint, title: str) -> None:
             f"{checkpoint.path} does not fit {title}: {len(wrong)} tensors have another shape, "
             f"first {wrong[0]}: expected {expected}, got {got}"
         )
-    module.load_state_dict(dict(given))
+    module.load_state_dict(given)
     module.eval()
 
 
@@ -101,7 +128,7 @@ def _nearest(shapes: Shapes) -> tuple[NetworkEntry, list[str], list[str]]:
     best: tuple[float, NetworkEntry, list[str], list[str]] | None = None
     given = set(shapes)
     for entry in NETWORKS:
-        own = set(import_module(entry.module).reference().state_dict())
+        own = set(reference_network(entry).state_dict())
         overlap = len(given & own) / len(given | own)
         if best is None or overlap > best[0]:
             best = (overlap, entry, sorted(own - given), sorted(given - own))

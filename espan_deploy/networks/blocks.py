@@ -1,15 +1,34 @@
 """Blocks that several networks share, in the deploy form and in the training form.
 
-Every feature map is (N, C, H, W), float. Padding is zero, and always "same".
+Every feature map is (N, C, H, W), float. Padding is zero, and always "same", unless a block says otherwise.
+No ``forward`` writes to a weight: a training form computes its branches, and folding is a separate step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espan_deploy.networks.entry import Form, Shapes
+
+Conv = Callable[..., nn.Module]
+"""Makes a "same" convolution of (in_channels, out_channels, kernel_size=3, *, bias=True), in one form or the other."""
 
 REP_CHAINS = 4
 """1x1-kxk branches of one general re-parameterised convolution (ESPAN factsheet, fig. 1)."""
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+"""The mean colour of DIV2K in [0, 1]: what SPAN and its descendants subtract."""
+
+ESA_MIN_SIZE = 15
+"""The smallest image ESA takes: its stride-2 3x3 convolution must leave the 7x7 that its pooling needs."""
+
+LORA_SCALING = 2.0
+"""alpha / r of every ConvLoRA layer that team EMSR lists; shapes tell r, but not alpha."""
 
 
 class EvalConv(nn.Module):
@@ -22,6 +41,50 @@ class EvalConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.eval_conv(x)
         return out
+
+
+class Conv3XC(nn.Module):
+    """SPAN's convolution in training form (Wan et al., CVPR workshops 2024): a 1x1-3x3-1x1 chain beside a 1x1.
+
+    The input is padded before the chain's first 1x1, so that convolution's bias reaches the padding too, and the
+    whole is exactly one 3x3 convolution, border included.
+
+    Keys: ``conv.{0,1,2}.{weight,bias}``, ``sk.{weight,bias}``. Original checkpoints add an ``eval_conv`` that is
+    recomputed from these and may be stale.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, bias: bool = True, gain: int = 2
+    ) -> None:
+        super().__init__()
+        self.margin = kernel_size // 2
+        self.sk = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, in_channels * gain, 1, bias=bias),
+            nn.Conv2d(in_channels * gain, out_channels * gain, kernel_size, bias=bias),
+            nn.Conv2d(out_channels * gain, out_channels, 1, bias=bias),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.pad(x, (self.margin,) * 4)) + self.sk(x)
+        return out
+
+
+class LoRAConv(nn.Conv2d):
+    """A "same" convolution with a low-rank update of its weight (ConvLoRA; NTIRE 2025, team EMSR).
+
+    Keys: ``weight``, ``bias``, ``lora_A`` (rank * k, in * k) and ``lora_B`` (out * k, rank * k). The weight is the
+    frozen one, before the update was merged into it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, rank: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.lora_A = nn.Parameter(torch.randn(rank * kernel_size, in_channels * kernel_size) * 1e-2)
+        self.lora_B = nn.Parameter(torch.zeros(out_channels * kernel_size, rank * kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = (self.lora_B @ self.lora_A).view(self.weight.shape) * LORA_SCALING
+        return F.conv2d(x, self.weight + update, self.bias, padding=self.padding)
 
 
 class GeneralRepConv(nn.Module):
@@ -55,6 +118,116 @@ class GeneralRepConv(nn.Module):
         return out
 
 
+class Normalise(nn.Module):
+    """``(x - mean colour) * img_range``, as SPAN does it before its first convolution. Has no keys."""
+
+    mean: Tensor
+
+    def __init__(self, img_range: float = 255.0, mean: tuple[float, float, float] = RGB_MEAN) -> None:
+        super().__init__()
+        self.img_range = img_range
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.img_range
+
+
+class SPAB(nn.Module):
+    """SPAN's block: ``depth`` convolutions (two at least) with SiLU between them, then the symmetric attention.
+
+    Where the block changes the number of channels there is no shortcut to attend with, and the last
+    convolution's output is the block's (SPANF's first block).
+    """
+
+    def __init__(
+        self,
+        conv: Conv,
+        in_channels: int,
+        mid_channels: int | None = None,
+        out_channels: int | None = None,
+        *,
+        depth: int = 3,
+        conv_name: str = "c{}_r",
+    ) -> None:
+        super().__init__()
+        mid_channels, out_channels = mid_channels or in_channels, out_channels or in_channels
+        widths = [in_channels] + [mid_channels] * (depth - 1) + [out_channels]
+        self.names = [conv_name.format(i + 1) for i in range(depth)]
+        self.attends = in_channels == out_channels
+        for name, width_in, width_out in zip(self.names, widths, widths[1:], strict=False):
+            self.add_module(name, conv(width_in, width_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.with_first(x)[0]
+
+    def with_first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's output, and the activated output of its first convolution (SPAN's tail reads the last one)."""
+        first = F.silu(self.get_submodule(self.names[0])(x))
+        return self.after_first(x, first), first
+
+    def after_first(self, x: Tensor, first: Tensor) -> Tensor:
+        """The block's output from its input and its first convolution's activated output."""
+        out = self.get_submodule(self.names[1])(first)
+        for name in self.names[2:]:
+            out = self.get_submodule(name)(F.silu(out))
+        return symmetric_attention(out, x) if self.attends else out
+
+
+class ESA(nn.Module):
+    """Enhanced spatial attention (Liu et al., CVPR 2020), as the efficient-SR challenges slimmed it down.
+
+    The attention map is computed from a pooled image and resized to the whole one: its grid depends on the image's
+    size, so a network with ESA cannot be tiled exactly. Takes images of :data:`ESA_MIN_SIZE` and more.
+
+    conv3: the 3x3 behind the pooling. skip_conv: whether a 1x1 ``conv_f`` stands in the full-size branch.
+    """
+
+    def __init__(self, channels: int, mid_channels: int, conv3: nn.Module, *, skip_conv: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, mid_channels, 1)
+        self.conv_f = nn.Conv2d(mid_channels, mid_channels, 1) if skip_conv else nn.Identity()
+        self.conv2 = nn.Conv2d(mid_channels, mid_channels, 3, stride=2)
+        self.conv3 = conv3
+        self.conv4 = nn.Conv2d(mid_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        full_size = self.conv1(x)
+        pooled = F.max_pool2d(self.conv2(full_size), 7, stride=3)
+        coarse = F.interpolate(self.refine(pooled), size=x.shape[2:], mode="bilinear", align_corners=False)
+        return x * torch.sigmoid(self.conv4(coarse + self.conv_f(full_size)))
+
+    def refine(self, pooled: Tensor) -> Tensor:
+        out: Tensor = self.conv3(pooled)
+        return out
+
+
 def symmetric_attention(features: Tensor, shortcut: Tensor) -> Tensor:
     """SPAN's parameter-free attention, ``(o + x) * (sigmoid(o) - 1/2)`` (Wan et al., CVPR workshops 2024)."""
     return (features + shortcut) * (torch.sigmoid(features) - 0.5)
+
+
+def bias_padded(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 1x1 convolution whose bias also fills a ring of one pixel around the image.
+
+    A 3x3 convolution without padding may follow, and the two are exactly one 3x3 convolution, border included.
+    The bias is added after the padding: the same as writing it into the ring, without writing in place.
+    """
+    return F.pad(F.conv2d(x, weight), (1, 1, 1, 1)) + bias.view(1, -1, 1, 1)
+
+
+def shuffle_tail(conv: nn.Module, scale: int) -> nn.Sequential:
+    """The convolution to 3 * scale**2 channels, and the pixel shuffle behind it."""
+    return nn.Sequential(conv, nn.PixelShuffle(scale))
+
+
+def conv_form(shapes: Shapes, key: str) -> tuple[Conv, Form]:
+    """In which form the convolution under this key is: :class:`Conv3XC` of its gain, or :class:`EvalConv`."""
+    skip = shapes.get(f"{key}.sk.weight")
+    if skip is None:
+        return EvalConv, "deploy"
+    return partial(Conv3XC, gain=shapes[f"{key}.conv.0.weight"][0] // skip[1]), "training"
+
+
+def stale_keys(shapes: Shapes) -> frozenset[str]:
+    """The ``eval_conv`` that original training-form checkpoints keep beside each :class:`Conv3XC`."""
+    return frozenset(k for k in shapes if ".eval_conv." in k and f"{k.split('.eval_conv.')[0]}.sk.weight" in shapes)

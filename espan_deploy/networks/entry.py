@@ -39,12 +39,16 @@ class Architecture:
 
     module: takes (N, 3, H, W) and gives (N, 3, scale*H, scale*W), both in [0, value_range], RGB.
     form: "training" where branches are still to be folded, "deploy" where every one already is.
+    min_size: the smallest H and W the network is defined for.
+    redundant: keys that the state dict may hold besides, and that nothing is lost by ignoring.
     """
 
     module: nn.Module
     scale: int
     form: Form
     value_range: float = 1.0
+    min_size: int = 1
+    redundant: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class NetworkEntry:
     detect: whether a state dict of these shapes is this network's; the first entry that says yes wins.
     module: the Python module, imported only when needed, that offers
     ``build(shapes) -> Architecture`` (raises KeyError or CheckpointError where shapes do not hold together) and
-    ``reference() -> nn.Module``, the network as published, in deploy form.
+    a function without arguments that gives the network as published, in deploy form.
+    reference: that function's name; the entries of one family share a module, and each has its own.
     """
 
     name: str
@@ -64,6 +69,7 @@ class NetworkEntry:
     module: str
     detect: Callable[[Shapes], bool]
     published: tuple[Published, ...] = ()
+    reference: str = "reference"
 
 
 def has_keys(*keys: str) -> Callable[[Shapes], bool]:
@@ -75,10 +81,34 @@ def has_keys(*keys: str) -> Callable[[Shapes], bool]:
     return detect
 
 
-def count_numbered(shapes: Shapes, pattern: str) -> int:
-    """How many of ``pattern.format(1)``, ``pattern.format(2)``... begin a key, counting from 1 without a gap."""
+def lacks_keys(*keys: str) -> Callable[[Shapes], bool]:
+    """A detector: not one of these keys is there; keys as in :func:`has_keys`."""
+    one_each = [has_keys(key) for key in keys]
+    return lambda shapes: not any(detect(shapes) for detect in one_each)
+
+
+def every(*detectors: Callable[[Shapes], bool]) -> Callable[[Shapes], bool]:
+    """A detector: all of these say yes."""
+    return lambda shapes: all(detect(shapes) for detect in detectors)
+
+
+def conv_shape(shapes: Shapes, key: str) -> tuple[int, int, int]:
+    """(out_channels, in_channels, kernel_size) of the convolution under this key, in whichever form it is.
+
+    Raises KeyError where there is none.
+    """
+    if f"{key}.sk.weight" in shapes:
+        out_channels, in_channels = shapes[f"{key}.sk.weight"][:2]
+        return out_channels, in_channels, shapes[f"{key}.conv.1.weight"][-1]
+    deploy = f"{key}.eval_conv.weight"
+    out_channels, in_channels, _, kernel_size = shapes[deploy if deploy in shapes else f"{key}.weight"]
+    return out_channels, in_channels, kernel_size
+
+
+def count_numbered(shapes: Shapes, pattern: str, *, first: int = 1) -> int:
+    """How many of ``pattern.format(first)``, ``pattern.format(first + 1)``... begin a key, without a gap."""
     count = 0
-    while any(key.startswith(pattern.format(count + 1)) for key in shapes):
+    while any(key.startswith(pattern.format(first + count)) for key in shapes):
         count += 1
     return count
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import EvalConv, GeneralRepConv, symmetric_attention
+from espan_deploy.networks.blocks import SPAB, Conv, EvalConv, GeneralRepConv, shuffle_tail
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
 
 
@@ -30,32 +29,8 @@ class RepConv(nn.Module):
         return out
 
 
-Conv = type[EvalConv] | type[RepConv]
-
-
-class AttentionBlock(nn.Module):
-    """Convolutions with SiLU between them, then the symmetric attention over the block's input."""
-
-    c1_r: nn.Module
-
-    def __init__(self, conv: Conv, channels: int, mid_channels: int, *, depth: int = 3) -> None:
-        super().__init__()
-        widths = [channels] + [mid_channels] * (depth - 1) + [channels]
-        self.depth = depth
-        for i in range(depth):
-            setattr(self, f"c{i + 1}_r", conv(widths[i], widths[i + 1]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.c1_r(x)
-        for i in range(1, self.depth):
-            out = getattr(self, f"c{i + 1}_r")(F.silu(out))
-        return symmetric_attention(out, x)
-
-
 class ESPAN(nn.Module):
     """x: (N, 3, H, W) RGB in [0, 1]. Returns (N, 3, scale * H, scale * W), not clipped."""
-
-    block_1: AttentionBlock
 
     def __init__(
         self,
@@ -72,17 +47,17 @@ class ESPAN(nn.Module):
         self.blocks = blocks
         self.conv_1 = conv(3, channels, head_kernel)
         for i in range(blocks):
-            setattr(self, f"block_{i + 1}", AttentionBlock(conv, channels, mid_channels))
-        self.teacher_block_seq = AttentionBlock(conv, channels, channels, depth=2)
+            self.add_module(f"block_{i + 1}", SPAB(conv, channels, mid_channels))
+        self.teacher_block_seq = SPAB(conv, channels, depth=2)
         self.tea_conv_cat = nn.Conv2d(4 * channels, channels, 1)
         self.tea_conv_2 = conv(channels, channels)
-        self.tea_upsampler = nn.Sequential(conv(channels, 3 * scale**2), nn.PixelShuffle(scale))
+        self.tea_upsampler = shuffle_tail(conv(channels, 3 * scale**2), scale)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.conv_1(x)
-        first = out = self.block_1(shallow)
-        for i in range(1, self.blocks):
-            out = getattr(self, f"block_{i + 1}")(out)
+        first = out = self.get_submodule("block_1")(shallow)
+        for i in range(2, self.blocks + 1):
+            out = self.get_submodule(f"block_{i}")(out)
         last = self.teacher_block_seq(out)
         fused = self.tea_conv_cat(torch.cat([shallow, self.tea_conv_2(last), first, last], 1))
         upscaled: Tensor = self.tea_upsampler(fused)

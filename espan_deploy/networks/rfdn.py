@@ -1,0 +1,73 @@
+"""RFDN-SPAN: NTIRE 2026 efficient SR, team IN2GM: RFDN with SPAN's attention in place of ESA.
+
+RFDN: Liu et al., "Residual Feature Distillation Network for Lightweight Image Super-Resolution", ECCV workshops 2020.
+There is one form: nothing in it is re-parameterised.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espan_deploy.networks.blocks import shuffle_tail, symmetric_attention
+from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
+
+NEGATIVE_SLOPE = 0.05
+DISTILLATIONS = 3
+
+
+class RFDB(nn.Module):
+    """Three times a 1x1 distils some channels while a residual 3x3 carries on; all are joined, then attended to."""
+
+    def __init__(self, channels: int, distilled: int) -> None:
+        super().__init__()
+        for i in range(1, DISTILLATIONS + 1):
+            self.add_module(f"c{i}_d", nn.Conv2d(channels, distilled, 1))
+            self.add_module(f"c{i}_r", nn.Conv2d(channels, channels, 3, padding=1))
+        self.c4 = nn.Conv2d(channels, distilled, 3, padding=1)
+        self.c5 = nn.Conv2d((DISTILLATIONS + 1) * distilled, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest, kept = x, []
+        for i in range(1, DISTILLATIONS + 1):
+            kept.append(F.leaky_relu(self.get_submodule(f"c{i}_d")(rest), NEGATIVE_SLOPE))
+            rest = F.leaky_relu(self.get_submodule(f"c{i}_r")(rest) + rest, NEGATIVE_SLOPE)
+        kept.append(F.leaky_relu(self.c4(rest), NEGATIVE_SLOPE))
+        return symmetric_attention(self.c5(torch.cat(kept, 1)), x)
+
+
+class RFDNSPAN(nn.Module):
+    """x: (N, 3, H, W) RGB in [0, 1]. Returns (N, 3, scale * H, scale * W), not clipped."""
+
+    def __init__(self, *, channels: int = 46, distilled: int = 23, blocks: int = 4, scale: int = 4) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.fea_conv = nn.Conv2d(3, channels, 3, padding=1)
+        for i in range(blocks):
+            self.add_module(f"B{i + 1}", RFDB(channels, distilled))
+        self.c = nn.Sequential(nn.Conv2d(blocks * channels, channels, 1), nn.LeakyReLU(NEGATIVE_SLOPE))
+        self.LR_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.upsampler = shuffle_tail(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.fea_conv(x)
+        out, outputs = shallow, []
+        for i in range(1, self.blocks + 1):
+            out = self.get_submodule(f"B{i}")(out)
+            outputs.append(out)
+        upscaled: Tensor = self.upsampler(self.LR_conv(self.c(torch.cat(outputs, 1))) + shallow)
+        return upscaled
+
+
+def build(shapes: Shapes) -> Architecture:
+    """An RFDN-SPAN of the widths, depth and scale that the shapes tell."""
+    scale = scale_of_tail(shapes["upsampler.0.weight"][0])
+    distilled, channels = shapes["B1.c1_d.weight"][:2]
+    blocks = count_numbered(shapes, "B{}.")
+    return Architecture(RFDNSPAN(channels=channels, distilled=distilled, blocks=blocks, scale=scale), scale, "deploy")
+
+
+def reference() -> RFDNSPAN:
+    """IN2GM's, 2026."""
+    return RFDNSPAN()
