@@ -1,0 +1,186 @@
+"""Folding: every linear region of a graph becomes its cheapest equivalent convolution, proven in float64.
+
+No knowledge of block classes goes in. A region is found by what its operators are, identified by what it does to
+an impulse, and replaced only after it was compared with its replacement on random inputs, the border ring apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from espan_deploy.errors import FoldError
+from espan_deploy.fold.affine import Kind, barrier, classify, data_inputs
+from espan_deploy.fold.evaluate import Evaluator, fold_constants, narrow, widen
+from espan_deploy.fold.identify import TOLERANCE, Identified, identify
+from espan_deploy.fold.regions import Region, channels_of, has_weights, module_path, regions_of
+from espan_deploy.fold.report import FoldReport, FoldSite, Refusal
+from espan_deploy.fold.surgery import replace_region
+
+__all__ = ["FoldReport", "FoldResult", "FoldSite", "Refusal", "fold"]
+
+Borders = Literal["exact", "approximate"]
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """The folded model, in float32 and as it was computed in float64, and the report."""
+
+    model: ir.Model
+    model_float64: ir.Model
+    report: FoldReport
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A region, what it computes, and what would go if it were computed that way."""
+
+    region: Region
+    found: Identified
+    gone: tuple[ir.Node, ...]
+    multiply_adds_before: int
+
+    @property
+    def path(self) -> str:
+        return _path(self.gone)
+
+    @property
+    def gain(self) -> tuple[int, int]:
+        """Multiply-adds saved for one position of the feature map, then nodes saved."""
+        return self.multiply_adds_before - self.found.multiply_adds, len(self.gone) - self.found.nodes
+
+
+def fold(model: ir.Model, *, borders: Borders = "exact") -> FoldResult:
+    """Fold every linear region of a float32 model; the model given is left alone.
+
+    borders: "exact" refuses what is not the same convolution at the image's border; "approximate" folds it too,
+    and reports the error there.
+    Raises FoldError where the graph cannot be evaluated in float64.
+    """
+    wide = widen(model)
+    fold_constants(wide.graph)
+    RemoveUnusedNodesPass()(wide)
+    folder = _Folder(wide, borders)
+    sites: list[FoldSite] = []
+    while found := folder.one_pass():
+        sites.extend(found)
+    return FoldResult(narrow(wide), wide, FoldReport(tuple(sites), tuple(folder.refusals())))
+
+
+class _Folder:
+    """One model being folded in place; measurements are kept, for a pass meets most regions of the last one again."""
+
+    def __init__(self, model: ir.Model, borders: Borders) -> None:
+        self._model, self._graph, self._borders = model, model.graph, borders
+        self._evaluator = Evaluator(model.graph)
+        self._measured: dict[tuple[Region, int], Identified | FoldError] = {}
+        self._refusals: dict[str, Refusal] = {}
+        self._look()
+
+    def _look(self) -> None:
+        self._kinds = classify(self._graph)
+        self._positions = {node: index for index, node in enumerate(self._graph)}
+
+    def one_pass(self) -> list[FoldSite]:
+        """Fold what can be folded, going once from the last feature map to the first."""
+        sites = []
+        self._refusals.clear()
+        for target in [output for node in reversed(self._graph) for output in reversed(node.outputs)]:
+            node = target.producer()
+            alive = node is not None and node.graph is self._graph and (target.uses() or target.is_graph_output())
+            if not alive or channels_of(target) is None:
+                continue
+            best = self._best(target)
+            if best is not None:
+                sites.append(self._apply(best))
+        return sites
+
+    def refusals(self) -> Iterator[Refusal]:
+        """What the last pass refused, and what stands before each convolution that is left."""
+        yield from self._refusals.values()
+        for node in self._graph:
+            path = _path((node,))
+            if has_weights(node) and path not in self._refusals and (reason := self._barrier_before(node)):
+                yield Refusal(path, reason)
+
+    def _barrier_before(self, node: ir.Node) -> str:
+        if reason := barrier(node, self._kinds):
+            return reason
+        before = [producer for v in data_inputs(node, self._kinds) if (producer := v.producer()) is not None]
+        return next((f"{reason}, before it" for p in before if (reason := barrier(p, self._kinds))), "")
+
+    def _best(self, target: ir.Value) -> _Candidate | None:
+        """The region ending in target that saves most; where none may be folded, the reason is noted."""
+        best: _Candidate | None = None
+        refusal: Refusal | None = None
+        for region in regions_of(target, self._positions, self._kinds):
+            gone = region.removable()
+            if len(region.nodes) < 2 or not any(map(has_weights, gone)):
+                continue
+            before = sum(self._multiply_adds(node) for node in gone)
+            found = self._measure(region, before)
+            if isinstance(found, FoldError):
+                refusal = refusal or Refusal(_path(gone), found.message)
+                continue
+            candidate = _Candidate(region, found, gone, before)
+            if reason := _reason_against(candidate, self._borders):
+                refusal = refusal or Refusal(candidate.path, reason)
+            elif candidate.gain > (best.gain if best else (0, 0)):
+                best = candidate
+        if best is None and refusal is not None:
+            self._refusals.setdefault(refusal.path, refusal)
+        return best
+
+    def _measure(self, region: Region, budget: int) -> Identified | FoldError:
+        key = (region, budget)
+        if key not in self._measured:
+            try:
+                self._measured[key] = identify(region, self._evaluator, budget)
+            except FoldError as exc:
+                self._measured[key] = exc
+        return self._measured[key]
+
+    def _multiply_adds(self, node: ir.Node) -> int:
+        """Of one position of the feature map; 0 for what multiplies no weights."""
+        if not has_weights(node):
+            return 0
+        weights = [v for v in node.inputs[:2] if v is not None and self._kinds.get(v, Kind.CONSTANT) != Kind.DATA]
+        constant = next((v.const_value for v in weights if v.const_value is not None), None)
+        return 0 if constant is None else constant.size
+
+    def _apply(self, best: _Candidate) -> FoldSite:
+        found = best.found
+        replace_region(self._graph, best.region, found, best.path)
+        RemoveUnusedNodesPass()(self._model)
+        self._look()
+        return FoldSite(
+            path=best.path,
+            convolutions_before=sum(map(has_weights, best.gone)),
+            convolutions_after=len(found.convolutions),
+            nodes_before=len(best.gone),
+            nodes_after=found.nodes,
+            multiply_adds_before=best.multiply_adds_before,
+            multiply_adds_after=found.multiply_adds,
+            kernels=tuple(convolution.kernel for convolution in found.convolutions),
+            error_inside=found.error_inside,
+            error_border=found.error_border,
+            exact=found.error_border <= TOLERANCE,
+        )
+
+
+def _path(nodes: tuple[ir.Node, ...]) -> str:
+    return module_path(tuple(filter(has_weights, nodes)) or nodes)
+
+
+def _reason_against(candidate: _Candidate, borders: Borders) -> str:
+    """Why this candidate must not be folded, or ""."""
+    found = candidate.found
+    if found.error_inside > TOLERANCE:
+        return f"it is not a convolution: off by {found.error_inside:.1e} of its largest value"
+    if found.error_border > TOLERANCE and borders == "exact":
+        return f"it differs at the image's border by {found.error_border:.1e} of its largest value"
+    return ""

@@ -1,0 +1,212 @@
+"""What a region computes, measured: its impulse responses, and the proof that they are all there is to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from espan_deploy.errors import FoldError
+from espan_deploy.fold.algebra import Array, Convolution, Term, convolution_from_taps, convolve, summed
+from espan_deploy.fold.evaluate import Evaluator, Known
+from espan_deploy.fold.regions import Region, channels_of
+
+TOLERANCE = 1e-12
+"""Largest error of a fold, relative to the largest value: float64 rounds at 1e-16, a region adds thousands of terms."""
+
+NOISE = 64 * np.finfo(np.float64).eps
+"""A tap this small beside the largest response is rounding left over from taking the bias away, not a weight."""
+
+MAX_RADIUS = 20
+"""Regions that see further are not measured: no single convolution that wide is cheaper than what it replaces."""
+
+PROOF_SEED = 20250321
+
+
+@dataclass(frozen=True)
+class Identified:
+    """The affine map of a region: target = sum of its terms + bias.
+
+    error_inside, error_border: largest difference from the region itself on random inputs, relative to the largest
+    value, away from the image's border and in the ring where padding is seen.
+    """
+
+    terms: tuple[Term, ...]
+    bias: Array
+    error_inside: float
+    error_border: float
+
+    @property
+    def multiply_adds(self) -> int:
+        """For one output position, all channels; a map passed on unchanged costs none."""
+        return sum(c.multiply_adds for c in self.convolutions)
+
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """What multiplies: the terms that are more than a source as it is."""
+        return tuple(term.convolution for term in self.terms if not term.convolution.is_identity)
+
+    @property
+    def nodes(self) -> int:
+        """How many operators it takes: convolutions, concatenations and sums."""
+        concatenations = sum(len(term.sources) > 1 for term in self.terms)
+        constant = not self.convolutions and bool(self.bias.any())
+        return len(self.convolutions) + concatenations + max(len(self.terms) + constant - 1, 0)
+
+
+def identify(region: Region, evaluator: Evaluator, budget: int) -> Identified:
+    """Measure a region's impulse responses and bias in float64, and prove them on random inputs.
+
+    budget: multiply-adds for one position that the result may have.
+    Raises FoldError where the region cannot be evaluated, reaches further than MAX_RADIUS, does not answer an
+    impulse as a stride-1 convolution would, or would cost more than the budget.
+    """
+    probe = _Probe(region, evaluator)
+    least = sum(probe.least_cost(index) for index in range(len(region.sources)))
+    if least > budget:
+        raise FoldError(f"one convolution would cost more: {least} multiply-adds a pixel against {budget}")
+    convolutions = tuple(convolution_from_taps(probe.taps(i), probe.size_change) for i in range(len(region.sources)))
+    inside, border = _prove(probe, convolutions)
+    found = Identified(summed(convolutions), probe.bias, inside, border)
+    if not found.terms:
+        raise FoldError("its output does not depend on its input")
+    if found.multiply_adds > budget:
+        raise FoldError(
+            f"one convolution would cost more: {found.multiply_adds} multiply-adds a pixel against {budget}"
+        )
+    return found
+
+
+class _Probe:
+    """A region on a bench: images go in, responses come out.
+
+    radius: how far it can see at most. bias: its answer to silence. size_change: output size less input size.
+    """
+
+    def __init__(self, region: Region, evaluator: Evaluator) -> None:
+        self._region, self._evaluator = region, evaluator
+        self.radius = _radius(region)
+        if self.radius > MAX_RADIUS:
+            raise FoldError(f"it sees {self.radius} pixels far, more than one convolution should")
+        self.channels = [_channels(source) for source in region.sources]
+        # An impulse in the middle never feels the border: no path through the region leaves an image this large.
+        self._size = 2 * self.radius + 3
+        self._silence = self.run([np.zeros((1, c, self._size, self._size)) for c in self.channels])
+        lost = max(0, self._size - min(self._silence.shape[2:]))
+        if lost:
+            self._size += 2 * lost
+            self._silence = self.run([np.zeros((1, c, self._size, self._size)) for c in self.channels])
+        height, width = self._silence.shape[2:]
+        self.size_change = (height - self._size, width - self._size)
+        self.bias: Array = self._silence[0, :, height // 2, width // 2]
+
+    def run(self, arrays: list[Array]) -> Array:
+        """The region's output for one array per source; FoldError where it makes no feature map of them."""
+        known: Known = dict(zip(self._region.sources, arrays, strict=True))
+        batch, _, height, width = arrays[0].shape
+        result = self._evaluator.value(self._region.target, known, (batch, height, width))
+        if result.ndim != 4 or result.dtype != np.float64:
+            raise FoldError(f"it makes {result.dtype} of shape {result.shape}, not a feature map")
+        return cast(Array, result)
+
+    def least_cost(self, index: int) -> int:
+        """What a convolution of this source must cost at least, from the first channel's response alone."""
+        first = np.zeros((1, self.channels[index]))
+        first[0, 0] = 1.0
+        taps = self._response(index, first)
+        reached: NDArray[np.bool_] = np.asarray(taps.any(axis=(1, 2, 3)))
+        if not reached.all() or self.channels[index] == 1:
+            return 0  # it may be the identity, grouped, or absent: only a full measurement tells
+        kernel = convolution_from_taps(taps, self.size_change).weight.shape[2:]
+        return int(kernel[0] * kernel[1] * len(reached) * self.channels[index])
+
+    def taps(self, index: int) -> Array:
+        """(O, I, 2R+1, 2R+1): what each channel of a source adds to each output channel, by offset."""
+        return self._response(index, np.eye(self.channels[index]))
+
+    def _response(self, index: int, impulses: Array) -> Array:
+        """The answer to impulses (N, I) in the middle of one source, as taps (O, N, 2R+1, 2R+1)."""
+        arrays = [np.zeros((len(impulses), c, self._size, self._size)) for c in self.channels]
+        centre, radius = self._size // 2, self.radius
+        arrays[index][:, :, centre, centre] = impulses
+        response = self.run(arrays) - self._silence
+        seen = np.s_[:, :, centre - radius : centre + radius + 1, centre - radius : centre + radius + 1]
+        window = response[seen].copy()
+        if window.shape[2:] != (2 * radius + 1, 2 * radius + 1):
+            raise FoldError("it changes the image's size by more than a convolution does")
+        noise = NOISE * max(np.abs(response).max(initial=0.0), np.abs(self._silence).max(initial=0.0))
+        response[seen] = 0
+        if np.abs(response).max(initial=0.0) > noise:
+            raise FoldError("its output depends on pixels further away than its kernels reach")
+        # An impulse at p reaches the output at q with the weight of offset p - q: the window is the kernel, reversed.
+        taps: Array = window[:, :, ::-1, ::-1].transpose(1, 0, 2, 3).copy()
+        taps[np.abs(taps) <= noise] = 0.0
+        return taps
+
+
+def _channels(value: ir.Value) -> int:
+    channels = channels_of(value)
+    assert channels is not None, "regions only have sources whose channels are known"
+    return channels
+
+
+def _prove(probe: _Probe, convolutions: tuple[Convolution, ...]) -> tuple[float, float]:
+    """Largest relative error inside and at the border, over random inputs of several sizes."""
+    random = np.random.default_rng(PROOF_SEED)
+    radius, inside_error, border_error = probe.radius, 0.0, 0.0
+    for height, width in ((2 * radius + 3, 2 * radius + 4), (2 * radius + 6, 2 * radius + 3), (1, 2)):
+        arrays = [random.standard_normal((1, c, height, width)) for c in probe.channels]
+        try:
+            expected = probe.run(arrays)
+        except FoldError:
+            if height == 1:
+                continue  # without padding nothing is left of an image this small
+            raise
+        if 0 in expected.shape:
+            continue
+        got = probe.bias[None, :, None, None] + sum(
+            convolve(x, c.weight, pads=c.pads, dilation=c.dilation, groups=c.groups)
+            for x, c in zip(arrays, convolutions, strict=True)
+        )
+        if got.shape != expected.shape:
+            raise FoldError(f"at {height}x{width} it gives {expected.shape[2:]}, a convolution {got.shape[2:]}")
+        error = np.abs(got - expected) / max(float(np.abs(expected).max()), np.finfo(np.float64).tiny)
+        ring = np.ones(error.shape[2:], bool)
+        ring[radius : error.shape[2] - radius, radius : error.shape[3] - radius] = False
+        inside_error = max(inside_error, float(error[:, :, ~ring].max(initial=0.0)))
+        border_error = max(border_error, float(error[:, :, ring].max(initial=0.0)))
+    return inside_error, border_error
+
+
+def _radius(region: Region) -> int:
+    """How far the region can see at most: kernels add up along a path, shifts by padding or slicing count too."""
+    reach: dict[ir.Value, int] = {}
+    for node in region.nodes:
+        seen = max((reach.get(v, 0) for v in node.inputs if v is not None), default=0) + _node_radius(node)
+        for output in node.outputs:
+            reach[output] = seen
+    return max(1, reach[region.target])
+
+
+def _node_radius(node: ir.Node) -> int:
+    attributes = node.attributes
+    if node.op_type in ("Conv", "ConvTranspose", "AveragePool"):
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        known = () if weight is None or weight.const_value is None else weight.const_value.shape.numpy()[2:]
+        kernel = attributes["kernel_shape"].as_ints() if "kernel_shape" in attributes else known
+        dilations = attributes["dilations"].as_ints() if "dilations" in attributes else [1] * len(kernel)
+        pads = list(attributes["pads"].as_ints()) if "pads" in attributes else [0, 0, 0, 0]
+        spans = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+        begins = pads[: len(spans)]
+        return max((max(begin, span - begin) for begin, span in zip(begins, spans, strict=True)), default=0)
+    if node.op_type == "Pad" and len(node.inputs) > 1 and node.inputs[1] is not None:
+        widths = node.inputs[1].const_value
+        return 2 if widths is None else int(np.abs(widths.numpy()).max(initial=0))
+    if node.op_type == "Slice":
+        starts = node.inputs[1].const_value if node.inputs[1] is not None else None
+        # A slice from the end is not a shift; one from the front moves the image by that much.
+        return 1 if starts is None else int(min(np.abs(starts.numpy()).max(initial=0), MAX_RADIUS))
+    return 0
