@@ -28,12 +28,20 @@ LAYOUT_OPS = ("DepthToSpace", "Reshape", "Transpose", "Identity")
 """Operators that only move values: a factor behind them may as well stand in front."""
 
 
-def with_pixels(model: onnx.ModelProto, description: ModelDescription, pixels: Pixels) -> onnx.ModelProto:
+GUARD = "guard"
+"""Name of the second output of a guarded model."""
+
+
+def with_pixels(
+    model: onnx.ModelProto, description: ModelDescription, pixels: Pixels, *, guard: bool = False
+) -> onnx.ModelProto:
     """A copy of a model whose input and output are pixels of the wanted type.
 
     model: one input and one output, (N, 3, H, W) float32 or float16 in [0, value_range].
     pixels: "uint8" is (N, H, W, 3) RGB in [0, 255], clipped and rounded to nearest (half to even); "float32" and
         "float16" keep layout and range, and cast where the model computes in the other type.
+    guard: with "uint8", add a second output "guard", (N,) float32: the mean of each image before it is clipped.
+        It is non-finite wherever any pixel is, which bytes alone cannot say.
 
     The factors value_range / 255 and 255 / value_range go into the weights of the first and last convolutions where
     those alone see the input and the output, so they cost nothing; elsewhere, and where float16 weights would
@@ -51,6 +59,8 @@ def with_pixels(model: onnx.ModelProto, description: ModelDescription, pixels: P
     source, target = _float_ends(graph)
     if pixels == "uint8":
         _wrap_bytes(graph, source, target, description)
+        if guard:
+            _add_guard(graph)
         description = replace(description, color_order="RGB")
     else:
         _wrap_floats(graph, source, target, TENSOR_TYPES[pixels])
@@ -124,6 +134,24 @@ def _wrap_bytes(
         for axis, dim in zip((1, 2, 3), (height, width, channels), strict=True):
             dims[axis].CopyFrom(dim)
         value.type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def _add_guard(graph: onnx.GraphProto) -> None:
+    clip = next(node for node in reversed(graph.node) if node.op_type == "Clip")
+    axes = numpy_helper.from_array(np.array([1, 2, 3], np.int64), f"{GUARD}_axes")
+    graph.initializer.append(axes)
+    # float32: the sum of a large float16 image would overflow by itself.
+    position = len(graph.node) - 4
+    for node in (
+        helper.make_node("Cast", [clip.input[0]], [f"{GUARD}_float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", [f"{GUARD}_float", axes.name], [GUARD], keepdims=0),
+    ):
+        graph.node.insert(position, node)
+        position += 1
+    batch = graph.input[0].type.tensor_type.shape.dim[0]
+    graph.output.append(
+        helper.make_tensor_value_info(GUARD, TensorProto.FLOAT, [batch.dim_param or batch.dim_value or None])
+    )
 
 
 def _wrap_floats(graph: onnx.GraphProto, source: onnx.ValueInfoProto, target: onnx.ValueInfoProto, wanted: int) -> None:

@@ -117,3 +117,20 @@ def test_weights_shared_by_two_convolutions_are_copied() -> None:
     exact = levels(model, images, 1.0)
     got = run(with_pixels(model, synthetic_description(), "uint8"), images)
     assert np.abs(got - exact).max() <= 0.5 + HALF_TOLERANCE
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_guard_tells_what_bytes_cannot(images: NDArray[np.uint8], bad: float) -> None:
+    images = images // 4 + 96  # nothing to clip, so that the mean before clipping is the mean of the bytes
+    model = synthetic_model()
+    good = with_pixels(model, synthetic_description(), "uint8", guard=True)
+    session = onnxruntime.InferenceSession(good.SerializeToString(), providers=["CPUExecutionProvider"])
+    out, guard = session.run(None, {"input": images})
+    assert guard == pytest.approx(out.mean(axis=(1, 2, 3)), abs=0.5)
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "b2")
+    values = np.array(onnx.numpy_helper.to_array(weights))
+    values[5] = bad
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, "b2"))
+    broken = with_pixels(model, synthetic_description(), "uint8", guard=True)
+    session = onnxruntime.InferenceSession(broken.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert not np.isfinite(session.run(None, {"input": images})[1]).any()

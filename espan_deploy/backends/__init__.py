@@ -1,1 +1,130 @@
-"""Inference backends, by name."""
+"""The inference backends, in order of preference, and the choice among them.
+
+A backend is a module with
+
+- ``PRECISIONS: tuple[str, ...]``: what it can compute in, the exact one ("fp32") among them;
+- ``unavailable_reason() -> str | None``: why it cannot run here, None where it can;
+- ``preferred_precision() -> str``: the fastest precision this hardware is made for, to be gated;
+- ``open_runners(model, *, precision, threads, lanes) -> list[Runner]``: runners over one engine, for as many
+  threads; their ``threads`` CPU threads are shared.
+
+Its runtime is imported inside these functions only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from espan_deploy.backends.base import Runner
+from espan_deploy.backends.model import ModelFile
+from espan_deploy.errors import BackendUnavailableError
+
+
+class BackendModule(Protocol):
+    """What a backend's module offers; see above."""
+
+    PRECISIONS: tuple[str, ...]
+
+    def unavailable_reason(self) -> str | None: ...  # noqa: D102
+
+    def preferred_precision(self) -> str: ...  # noqa: D102
+
+    def open_runners(  # noqa: D102
+        self, model: ModelFile, *, precision: str, threads: int | None, lanes: int
+    ) -> list[Runner]: ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One entry of the registry.
+
+    remedy: the command that installs what it needs. serial: it has one device that works on one batch at a time,
+    so more lanes only hide transfers.
+    """
+
+    name: str
+    title: str
+    module_name: str
+    remedy: str
+    serial: bool = False
+
+    @property
+    def module(self) -> BackendModule:
+        """The backend's own module, imported now."""
+        return cast(BackendModule, import_module(self.module_name))
+
+    def unavailable_reason(self) -> str | None:
+        """Why this backend cannot run here, or None."""
+        return self.module.unavailable_reason()
+
+    def open(self, model: ModelFile, *, precision: str = "fp32", threads: int | None = None) -> Runner:
+        """A runner with all threads. Raises BackendUnavailableError, EngineBuildError or EngineMismatchError."""
+        return self.open_runners(model, precision=precision, threads=threads, lanes=1)[0]
+
+    def open_runners(
+        self, model: ModelFile, *, precision: str = "fp32", threads: int | None = None, lanes: int = 1
+    ) -> list[Runner]:
+        """Runners over one engine, one for each of ``lanes`` threads. Raises as :meth:`open`."""
+        self.require()
+        if precision not in self.module.PRECISIONS:
+            raise BackendUnavailableError(
+                f"{self.title} has no precision {precision}, it has {', '.join(self.module.PRECISIONS)}"
+            )
+        return self.module.open_runners(model, precision=precision, threads=threads, lanes=lanes)
+
+    def require(self) -> None:
+        """Raise BackendUnavailableError where this backend cannot run here."""
+        reason = self.unavailable_reason()
+        if reason is not None:
+            raise BackendUnavailableError(f"{self.title} cannot be used: {reason}", hint=self.remedy)
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend("openvino", "OpenVINO", "espan_deploy.backends.openvino", "pip install 'espan-deploy[cpu]'"),
+    Backend("onnxruntime", "ONNX Runtime", "espan_deploy.backends.onnxruntime", "pip install 'espan-deploy[cpu]'"),
+)
+"""In the order in which "auto" tries them."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend and why it was taken."""
+
+    backend: Backend
+    reason: str
+
+
+def get(name: str) -> Backend:
+    """The backend of this name. Raises BackendUnavailableError, naming those there are."""
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    names = ", ".join(backend.name for backend in BACKENDS)
+    raise BackendUnavailableError(f"there is no engine {name!r}", hint=f"take one of auto, {names}")
+
+
+def choose(engine: str = "auto") -> Choice:
+    """The backend asked for, or with "auto" the first that can run here.
+
+    Raises BackendUnavailableError where the one asked for cannot, or none can.
+    """
+    if engine != "auto":
+        backend = get(engine)
+        backend.require()
+        return Choice(backend, "asked for")
+    passed: list[str] = []
+    for backend in BACKENDS:
+        reason = backend.unavailable_reason()
+        if reason is None:
+            because = "first choice" if not passed else "; ".join(passed)
+            return Choice(backend, because)
+        passed.append(f"{backend.name}: {reason}")
+    raise BackendUnavailableError(
+        f"no inference engine can be used ({'; '.join(passed)})", hint="pip install 'espan-deploy[cpu]'"
+    )
+
+
+_names = [backend.name for backend in BACKENDS]
+assert len(_names) == len(set(_names)), "two backends of one name"

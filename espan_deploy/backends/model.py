@@ -1,0 +1,103 @@
+"""A model file as backends take it: its bytes, their hash, and what it says of itself, read without onnx."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from espan_deploy.description import ModelDescription, description_from_metadata
+from espan_deploy.errors import ExportError, InputError
+
+METADATA_FIELD = 14
+"""ModelProto.metadata_props; its entries hold the key as field 1 and the value as field 2."""
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Protocol buffers' wire types."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An ONNX file, read once: later changes on disk do not matter.
+
+    path: where it came from, for messages. data: the file's bytes.
+    """
+
+    path: Path
+    data: bytes
+    description: ModelDescription
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def read_model(path: Path) -> ModelFile:
+    """Read an ONNX file and its description.
+
+    Raises InputError where the file cannot be read, ExportError where it is no ONNX file or does not describe itself.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise InputError(
+            f"cannot read the model {path}: {exc.strerror or exc}", hint="name an ONNX file with --model"
+        ) from exc
+    try:
+        metadata = dict(_metadata(memoryview(data)))
+    except (IndexError, ValueError) as exc:
+        raise ExportError(
+            f"{path} is not an ONNX file", hint="`espan-deploy export CHECKPOINT -o espan.onnx` makes one"
+        ) from exc
+    description = description_from_metadata(metadata)
+    if description is None:
+        raise ExportError(
+            f"{path} does not say what it is: it carries no description of ours",
+            hint="`espan-deploy export FILE.onnx -o described.onnx` derives one",
+        )
+    return ModelFile(path, data, description)
+
+
+def _metadata(data: memoryview) -> Iterator[tuple[str, str]]:
+    if not len(data):
+        raise ValueError("empty")
+    for number, value in _fields(data):
+        if number == METADATA_FIELD:
+            entry = {key: bytes(text).decode() for key, text in _fields(value)}
+            yield entry.get(1, ""), entry.get(2, "")
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Every length-delimited field of a protocol buffers message; the others are skipped."""
+    position = 0
+    while position < len(data):
+        tag, position = _varint(data, position)
+        kind = tag & 7
+        if kind == VARINT:
+            _, position = _varint(data, position)
+        elif kind in (FIXED64, FIXED32):
+            position += 8 if kind == FIXED64 else 4
+        elif kind == BYTES:
+            length, position = _varint(data, position)
+            if position + length > len(data):
+                raise ValueError("truncated")
+            yield tag >> 3, data[position : position + length]
+            position += length
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    result = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return result, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("varint too long")
