@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,12 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net_g.", "generator.", "net.", "
 REFUSED_OBJECT = re.compile(r"GLOBAL (\S+)")
 """How torch's restricted unpickler names the object it would not create."""
 
+DAMAGE = (
+    *(RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError),
+    *(OSError, AttributeError, AssertionError, OverflowError, MemoryError, struct.error),
+)
+"""What torch and safetensors raise on a file whose bytes are wrong; a bug of ours cannot raise inside them."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -36,6 +45,7 @@ class Checkpoint:
 
     tensors: by key, prefixes stripped; floating-point tensors are float32, on the CPU.
     nested_under: the keys the state dict was found under, outermost first.
+    prefixes: what was stripped from every key, outermost first.
     sha256: of the file's bytes, hexadecimal.
     """
 
@@ -43,6 +53,7 @@ class Checkpoint:
     sha256: str
     tensors: Mapping[str, Tensor]
     nested_under: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -66,20 +77,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"cannot read {path}: {exc.strerror}") from exc
     if not content:
         raise CheckpointError(f"{path} is empty", hint="download or copy it again")
-    raw = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    raw = _load_safetensors(content, path) if path.suffix == ".safetensors" else _load_torch(content, path)
     tensors, nested_under = _find_state_dict(raw, path)
-    tensors = _strip_prefixes(tensors)
+    tensors, prefixes = _strip_prefixes(tensors)
     _check_finite(tensors, path)
     floats = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-    return Checkpoint(path, hashlib.sha256(content).hexdigest(), floats, nested_under)
+    return Checkpoint(path, hashlib.sha256(content).hexdigest(), floats, nested_under, prefixes)
 
 
-def _load_torch(path: Path) -> Any:
+def _load_torch(content: bytes, path: Path) -> Any:
     import torch
 
     damaged = f"{path} is not a PyTorch checkpoint, or is damaged"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of odd pickle protocols before it fails on them
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         reason = str(exc)
         if named := REFUSED_OBJECT.search(reason):
@@ -88,19 +101,21 @@ def _load_torch(path: Path) -> Any:
                 hint="save the bare state dict: torch.save(model.state_dict(), 'weights.pth')",
             ) from exc
         raise CheckpointError(f"{damaged}: expected a file that torch.save wrote", hint="download it again") from exc
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as exc:
+    except DAMAGE as exc:
         first_line = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise CheckpointError(f"{damaged}: {first_line}", hint="download it again") from exc
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _load_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        return load_file(path)
-    except SafetensorError as exc:
-        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {exc}") from exc
+        return load(content)
+    except (SafetensorError, *DAMAGE) as exc:
+        raise CheckpointError(
+            f"{path} is not a safetensors file, or is damaged: {exc}", hint="download it again"
+        ) from exc
 
 
 def _find_state_dict(raw: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -123,10 +138,12 @@ def _find_state_dict(raw: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str
     )
 
 
-def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    stripped: list[str] = []
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None):
         tensors = {key[len(prefix) :]: tensor for key, tensor in tensors.items()}
-    return tensors
+        stripped.append(prefix)
+    return tensors, tuple(stripped)
 
 
 def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from espan_deploy.errors import CheckpointError, UnknownNetworkError
@@ -66,14 +68,21 @@ def detect_network(shapes: Shapes) -> NetworkEntry:
     )
 
 
-def load_network(checkpoint: Checkpoint) -> Network:
+def load_network(checkpoint: Checkpoint, **settings: Any) -> Network:
     """Detect, build and fill the network of a checkpoint.
 
-    Raises UnknownNetworkError, or CheckpointError where keys or shapes do not fit the network detected.
+    settings: what shapes cannot tell, by the names that the network's ``build`` gives it (SPAN's ``img_range``).
+    Raises UnknownNetworkError, or CheckpointError where keys, shapes or settings do not fit the network detected.
     """
     entry = detect_network(checkpoint.shapes)
+    build = import_module(entry.module).build
+    known = set(signature(build).parameters) - {"shapes"}
+    if unknown := sorted(settings.keys() - known):
+        raise CheckpointError(
+            f"{entry.title} has no setting {_listing(unknown)}", hint=f"it has {_listing(sorted(known))}"
+        )
     try:
-        architecture: Architecture = import_module(entry.module).build(checkpoint.shapes)
+        architecture: Architecture = build(checkpoint.shapes, **settings)
     except (KeyError, IndexError, ValueError) as exc:
         raise CheckpointError(
             f"{checkpoint.path} looks like {entry.title}, but its shapes do not hold together ({exc!s})"
@@ -106,6 +115,7 @@ def fill_module(
     """
     own: dict[str, Any] = module.state_dict()
     given = {key: tensor for key, tensor in checkpoint.tensors.items() if key not in redundant}
+    given = _with_own_prefix(given, own, checkpoint.prefixes)
     missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or unexpected:
         raise CheckpointError(
@@ -121,6 +131,19 @@ def fill_module(
         )
     module.load_state_dict(given)
     module.eval()
+
+
+def _with_own_prefix(given: dict[str, Any], own: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """The tensors under the module's own keys, where only a prefix that was stripped as a wrapper's keeps them apart.
+
+    A user's class may well hold everything under ``self.model``.
+    """
+    names = set(own)
+    for start in reversed(range(len(prefixes))):
+        prefix = "".join(prefixes[start:])
+        if names == {prefix + key for key in given}:
+            return {prefix + key: tensor for key, tensor in given.items()}
+    return given
 
 
 def _nearest(shapes: Shapes) -> tuple[NetworkEntry, list[str], list[str]]:

@@ -84,7 +84,7 @@ class RepMBConvSE(nn.Module):
         expand = self.expand_conv
         assert expand.bias is not None
         padded = bias_padded(x, expand.weight, expand.bias)
-        out: Tensor = self.reduce_conv(self.se(self.fea_conv(padded)) + padded[:, :, 1:-1, 1:-1]) + x
+        out: Tensor = self.reduce_conv(self.se(self.fea_conv(padded)) + expand(x)) + x
         return out
 
 

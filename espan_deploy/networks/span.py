@@ -92,8 +92,11 @@ class SPAN(nn.Module):
         return upscaled
 
 
-def build(shapes: Shapes) -> Architecture:
-    """A SPAN or ESRNet of the widths, depth, scale and form that the shapes tell."""
+def build(shapes: Shapes, *, img_range: float = 255.0) -> Architecture:
+    """A SPAN or ESRNet of the widths, depth, scale and form that the shapes tell.
+
+    img_range: 255, unless the network was trained with another (LVGroup_HFUT's: 1).
+    """
     conv, form = conv_form(shapes, "conv_1")
     scale = scale_of_tail(shapes["upsampler.0.weight"][0])
     blocks = count_numbered(shapes, "block_{}.")
@@ -103,6 +106,7 @@ def build(shapes: Shapes) -> Architecture:
         tail_channels=shapes["conv_cat.weight"][0],
         blocks=blocks - side_conv,
         scale=scale,
+        img_range=img_range,
         normalise="no_norm" not in shapes,
         side_conv=side_conv,
         conv=conv,
