@@ -88,8 +88,15 @@ def lacks_keys(*keys: str) -> Callable[[Shapes], bool]:
 
 
 def every(*detectors: Callable[[Shapes], bool]) -> Callable[[Shapes], bool]:
-    """A detector: all of these say yes."""
-    return lambda shapes: all(detect(shapes) for detect in detectors)
+    """A detector: all of these say yes. One that stumbles over shapes it did not expect says no."""
+
+    def detect(shapes: Shapes) -> bool:
+        try:
+            return all(detector(shapes) for detector in detectors)
+        except (KeyError, IndexError, ValueError):
+            return False
+
+    return detect
 
 
 def conv_shape(shapes: Shapes, key: str) -> tuple[int, int, int]:

@@ -1,0 +1,211 @@
+"""Every network in its published form, in other widths and scales, and in its training form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from espan_deploy.checkpoints import Checkpoint
+from espan_deploy.errors import CheckpointError
+from espan_deploy.networks import NETWORKS, NetworkEntry, detect_network, fill_module, load_network, reference_network
+from espan_deploy.networks.blocks import Conv3XC, LoRAConv
+from espan_deploy.networks.dipnet import RESIDUAL, SHORT, DIPNet
+from espan_deploy.networks.dscf import DSCFFused
+from espan_deploy.networks.efdn import EFDN
+from espan_deploy.networks.entry import Form
+from espan_deploy.networks.errn import ERRN2
+from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.nanosr import NanoSR
+from espan_deploy.networks.rfdn import RFDNSPAN
+from espan_deploy.networks.span import SPAN
+from espan_deploy.networks.spanf import SPANF
+from espan_deploy.networks.spanv2 import SPANV2
+from espan_deploy.networks.tsr import TSR
+
+Make = Callable[[int], nn.Module]
+
+IESR: dict[str, Any] = {
+    "blocks": (RESIDUAL, SHORT, SHORT, RESIDUAL),
+    "esa_conv": None,
+    "skip_conv": False,
+    "end_kernel": 3,
+}
+
+
+def dscf_with_lora(scale: int) -> SPAN:
+    module = SPAN(channels=12, scale=scale)
+    for path, rank in (("conv_2.eval_conv", 4), ("block_3.c2_r.eval_conv", 2), ("upsampler.0", 4)):
+        conv = module.get_submodule(path)
+        assert isinstance(conv, nn.Conv2d)
+        module.set_submodule(path, LoRAConv(conv.in_channels, conv.out_channels, 3, rank))
+    return module
+
+
+DEPLOY: dict[str, Make] = {
+    "espan": lambda scale: ESPAN(channels=8, mid_channels=12, blocks=3, scale=scale, head_kernel=5),
+    "esrnet": lambda scale: SPAN(channels=8, scale=scale, side_conv=True),
+    "span-pruned": lambda scale: SPAN(channels=8, tail_channels=5, scale=scale),
+    "dscf": lambda scale: SPAN(channels=26, blocks=3, scale=scale),
+    "span": lambda scale: SPAN(channels=8, blocks=4, scale=scale),
+    "dscf-fused": lambda scale: DSCFFused(channels=8, blocks=3, scale=scale),
+    "pds": lambda scale: SPANF(channels=8, tail_channels=5, scale=scale, tail_suffix="_1"),
+    "pkdsr": lambda scale: SPANF(channels=8, tail_channels=5, blocks=3, scale=scale),
+    "spanf": lambda scale: SPANF(channels=8, scale=scale),
+    "spanv2": lambda scale: SPANV2(channels=8, blocks=3, scale=scale, bias=True),
+    "tsr": lambda scale: TSR(channels=8, blocks=2, extra_convs=2, scale=scale),
+    "tssr": lambda scale: TSR(channels=8, scale=scale, pointwise_end=True),
+    "nanosr": lambda scale: NanoSR(channels=8, blocks=3, scale=scale),
+    "dipnet-slim": lambda scale: DIPNet(channels=8, mid_channels=12, esa_channels=4, scale=scale),
+    "iesrnet": lambda scale: DIPNet(channels=8, esa_channels=4, scale=scale, **IESR),
+    "errn2": lambda scale: ERRN2(channels=8, blocks=3, depth=3, scale=scale),
+    "rfdn-span": lambda scale: RFDNSPAN(channels=8, distilled=3, blocks=3, scale=scale),
+    "efdn": lambda scale: EFDN(channels=8, scale=scale),
+}
+
+TRAINING: dict[str, Make] = {
+    "espan": lambda scale: ESPAN(channels=8, mid_channels=12, scale=scale, training_form=True),
+    "esrnet": lambda scale: SPAN(channels=8, scale=scale, side_conv=True, conv=Conv3XC),
+    "span-pruned": lambda scale: SPAN(channels=8, tail_channels=5, scale=scale, conv=Conv3XC),
+    "dscf": dscf_with_lora,
+    "span": lambda scale: SPAN(channels=8, scale=scale, conv=Conv3XC),
+    "pds": lambda scale: SPANF(channels=8, tail_channels=5, scale=scale, tail_suffix="_1", conv=Conv3XC),
+    "pkdsr": lambda scale: SPANF(channels=8, tail_channels=5, scale=scale, conv=Conv3XC),
+    "spanf": lambda scale: SPANF(channels=8, scale=scale, conv=Conv3XC),
+    "nanosr": lambda scale: NanoSR(channels=8, scale=scale, ratio=2),
+    "dipnet-slim": lambda scale: DIPNet(channels=8, esa_channels=4, scale=scale, conv=Conv3XC, esa_conv=Conv3XC),
+    "iesrnet": lambda scale: DIPNet(channels=8, esa_channels=4, scale=scale, conv=Conv3XC, **IESR),
+    "efdn": lambda scale: EFDN(channels=8, scale=scale, training_form=True),
+}
+
+FORMS: list[tuple[str, Form, Make]] = [
+    *((name, "deploy", make) for name, make in DEPLOY.items()),
+    *((name, "training", make) for name, make in TRAINING.items()),
+]
+
+
+def checkpoint_of(module: nn.Module, **added: torch.Tensor) -> Checkpoint:
+    return Checkpoint(Path("weights.pth"), "", {**module.state_dict(), **added})
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+
+
+def test_every_network_is_made_here() -> None:
+    assert set(DEPLOY) == {entry.name for entry in NETWORKS}
+
+
+def test_names_are_unique() -> None:
+    assert len({entry.name for entry in NETWORKS}) == len(NETWORKS)
+
+
+@pytest.mark.parametrize("entry", NETWORKS, ids=lambda entry: entry.name)
+def test_published_form_is_detected_and_rebuilt(entry: NetworkEntry) -> None:
+    reference = reference_network(entry)
+
+    network = load_network(checkpoint_of(reference))
+
+    assert network.entry is entry
+    assert (network.scale, network.form, network.value_range) == (4, "deploy", 1.0)
+    assert shapes_of(network.module) == shapes_of(reference)
+    assert not network.module.training
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize(("name", "form", "make"), FORMS, ids=[f"{name}-{form}" for name, form, _ in FORMS])
+def test_other_widths_scales_and_forms_are_read_from_shapes(name: str, form: Form, make: Make, scale: int) -> None:
+    torch.manual_seed(0)
+    module = make(scale).eval()
+
+    network = load_network(checkpoint_of(module))
+
+    assert network.name == name
+    assert (network.scale, network.form) == (scale, form)
+    assert shapes_of(network.module) == shapes_of(module)
+    height, width = max(7, network.min_size + 2), max(5, network.min_size)
+    images = torch.rand(2, 3, height, width)
+    with torch.inference_mode():
+        upscaled = network.module(images)
+        assert torch.equal(upscaled, module(images))
+    assert upscaled.shape == (2, 3, scale * height, scale * width)
+    assert upscaled.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["span", "pkdsr", "iesrnet"])
+def test_stale_deploy_weights_beside_training_ones_are_ignored(name: str) -> None:
+    module = TRAINING[name](2).eval()
+    stale = {
+        key.replace(".sk.", ".eval_conv."): torch.full((tensor.shape[0], tensor.shape[1], 3, 3), 1e3)
+        for key, tensor in module.state_dict().items()
+        if key.endswith(".sk.weight")
+    }
+
+    network = load_network(checkpoint_of(module, **stale))
+
+    assert network.form == "training"
+    images = torch.rand(1, 3, 17, 15)
+    assert torch.equal(network.module(images), module(images))
+
+
+def test_efdn_ignores_the_branch_it_does_not_compute() -> None:
+    module = TRAINING["efdn"](4)
+
+    network = load_network(checkpoint_of(module, **{"cells.0.conv2.conv1x1_3x3.k0": torch.ones(8, 8, 1, 1)}))
+
+    assert network.form == "training"
+
+
+def test_span_without_normalisation_says_so_by_a_key() -> None:
+    module = SPAN(channels=8, scale=2, normalise=False)
+
+    network = load_network(checkpoint_of(module))
+
+    images = torch.rand(1, 3, 7, 5)
+    assert torch.equal(network.module(images), module(images))
+
+
+def test_img_range_can_be_set_where_shapes_do_not_tell_it() -> None:
+    module = SPAN(channels=8, img_range=1.0)
+
+    network = load_network(checkpoint_of(module), img_range=1.0)
+
+    images = torch.rand(1, 3, 7, 5)
+    assert torch.equal(network.module(images), module(images))
+
+
+def test_a_setting_that_a_network_does_not_have_is_named() -> None:
+    with pytest.raises(CheckpointError, match="TSR has no setting img_range"):
+        load_network(checkpoint_of(DEPLOY["tsr"](4)), img_range=1.0)
+
+
+def test_a_class_may_hold_everything_under_a_wrapper_s_name() -> None:
+    class Wrapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Conv2d(3, 3, 1)
+
+    weights = nn.Conv2d(3, 3, 1).state_dict()
+    module = Wrapping()
+
+    fill_module(module, Checkpoint(Path("w.pth"), "", weights, prefixes=("module.", "model.")), "Wrapping")
+
+    assert torch.equal(module.model.weight, weights["weight"])
+
+
+def test_forward_leaves_the_weights_alone() -> None:
+    for make in (*DEPLOY.values(), *TRAINING.values()):
+        module = make(2)
+        before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+        module(torch.rand(1, 3, 15, 15))
+        assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
+
+
+def test_detection_needs_no_weights() -> None:
+    shapes = shapes_of(DEPLOY["spanv2"](4))
+
+    assert detect_network(shapes).name == "spanv2"
