@@ -21,7 +21,7 @@ from espan_deploy.fold.regions import Region, channels_of, has_weights, module_p
 from espan_deploy.fold.report import FoldReport, FoldSite, Refusal
 from espan_deploy.fold.surgery import replace_region
 
-__all__ = ["FoldReport", "FoldResult", "FoldSite", "Refusal", "fold"]
+__all__ = ["Borders", "FoldReport", "FoldResult", "FoldSite", "Refusal", "fold"]
 
 Borders = Literal["exact", "approximate"]
 

@@ -1,0 +1,158 @@
+"""``espan-deploy export``: checkpoint or ONNX file -> folded, verified ONNX model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from espan_deploy.cli.main import json_option
+from espan_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from espan_deploy.deploy import Deployment
+    from espan_deploy.fold import FoldReport
+    from espan_deploy.graph import Complexity
+
+GIGA, MILLION = 1e9, 1e6
+
+
+class SizeType(click.ParamType[tuple[int, int]]):
+    """``256x256``: height, then width."""
+
+    name = "HEIGHTxWIDTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Two positive whole numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is no size such as 256x256 (height x width)", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+@click.command(
+    "export",
+    epilog="""\b
+Examples:
+  espan-deploy export espan.pth -o espan.onnx
+  espan-deploy export other.onnx -o folded.onnx --fold-report report.json
+  espan-deploy export mine.pth --network model.py:MyNet --network-args '{"upscale": 4}'
+""",
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to write.  [default: CHECKPOINT's name, .onnx, here]",
+)
+@click.option("--network", "network_class", metavar="FILE.py:CLASS", help="A network class of your own.")
+@click.option("--network-args", default="{}", metavar="JSON", help="Its keyword arguments, as a JSON object.")
+@click.option("--value-range", type=click.FloatRange(min=0, min_open=True), help="What white is: 1 or 255.")
+@click.option(
+    "--fold-borders",
+    type=click.Choice(["exact", "approximate"]),
+    default="exact",
+    show_default=True,
+    help="Whether to fold also what then differs at the image's border.",
+)
+@click.option("--no-fold", is_flag=True, help="Export every branch as it was trained.")
+@click.option("--static", "static_size", type=SizeType(), help="Fix height and width, for networks that need it.")
+@click.option(
+    "--fold-report", type=click.Path(path_type=Path), metavar="FILE", help="Write all sites and refusals, JSON."
+)
+@click.option("--sites", "show_sites", is_flag=True, help="Print them as a table.")
+@json_option
+def command(  # noqa: PLR0917 - click passes options by name
+    checkpoint: Path,
+    output: Path | None,
+    network_class: str | None,
+    network_args: str,
+    value_range: float | None,
+    fold_borders: str,
+    no_fold: bool,
+    static_size: tuple[int, int] | None,
+    fold_report: Path | None,
+    show_sites: bool,
+    as_json: bool,
+) -> None:
+    """Fold CHECKPOINT (.pth .pt .ckpt .safetensors, or an .onnx graph) into a verified ONNX model.
+
+    The network is recognised from the checkpoint's keys and shapes. Every linear part is folded into single
+    convolutions, proven equal in float64, and the result is compared with the network itself before it is written.
+    """
+    from espan_deploy.deploy import deploy_file, deployment_json
+    from espan_deploy.files import write_atomically
+
+    target = output or Path(checkpoint.with_suffix(".onnx").name)
+    if target.suffix != ".onnx":
+        raise click.UsageError(f"-o takes a name that ends in .onnx, not {target.name}")
+    if target.exists() and target.samefile(checkpoint):
+        raise InputError(f"{target} is the file that is being exported", hint="name another output with -o")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {target.absolute().parent} to write {target.name} to")
+    try:
+        arguments = json.loads(network_args)
+    except ValueError as exc:
+        raise click.UsageError(f"--network-args is not JSON: {exc}") from exc
+    if not isinstance(arguments, dict):
+        raise click.UsageError("--network-args takes a JSON object, such as '{\"upscale\": 4}'")
+    deployment = deploy_file(
+        checkpoint,
+        network_class=network_class,
+        network_args=arguments,
+        value_range=value_range,
+        borders="approximate" if fold_borders == "approximate" else "exact",
+        folding=not no_fold,
+        static_size=static_size,
+    )
+    write_atomically(target, deployment.model.SerializeToString())
+    if fold_report is not None:
+        write_atomically(fold_report, json.dumps(deployment.report.to_json(), indent=2).encode())
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "output": str(target), **deployment_json(deployment)}))
+    else:
+        click.echo(_summary(deployment, target))
+        if show_sites:
+            click.echo("\n" + fold_table(deployment.report))
+
+
+def _summary(deployment: Deployment, target: Path) -> str:
+    """What was made, a line a fact."""
+    description, before, after = deployment.description, deployment.before, deployment.after
+    halo = "the whole image" if description.halo is None else f"{description.halo} pixels"
+    lines = [
+        ("network", f"{description.title}, {description.form} form, x{description.scale}"),
+        ("parameters", f"{before.parameters / MILLION:.4f} M, folded {after.parameters / MILLION:.4f} M"),
+        ("multiply-adds", f"{_giga(before)}, folded {_giga(after)}, at {before.height}x{before.width}"),
+        ("convolutions", f"{before.convolutions}, folded {after.convolutions}"),
+        ("input", f"(N, 3, H, W) float32 RGB in [0, {description.value_range:g}], depends on {halo} around"),
+        ("output", f"(N, 3, {description.scale}H, {description.scale}W) float32"),
+        ("verified", f"largest difference from the network {deployment.largest_difference:.1e} of its largest value"),
+        ("written", f"{target} ({target.stat().st_size / MILLION:.2f} MB)"),
+    ]
+    return "\n".join(f"{name:<14} {text}" for name, text in lines)
+
+
+def _giga(cost: Complexity) -> str:
+    return f"{cost.multiply_adds / GIGA:.4f} G"
+
+
+def fold_table(report: FoldReport) -> str:
+    """Every site, a line each, then the refusals by their reason."""
+    lines = [f"{'folded':<44} {'conv':>9} {'multiply-adds/px':>19}  {'error inside, border':<20}  now"]
+    for site in report.sites:
+        convolutions = f"{site.convolutions_before}->{site.convolutions_after}"
+        costs = f"{site.multiply_adds_before}->{site.multiply_adds_after}"
+        errors = f"{site.error_inside:.0e}, {site.error_border:.0e}"
+        lines.append(f"{site.path:<44} {convolutions:>9} {costs:>19}  {errors:<20}  {' + '.join(site.kernels)}")
+    by_reason: dict[str, list[str]] = {}
+    for refusal in report.refusals:
+        by_reason.setdefault(refusal.reason, []).append(refusal.path)
+    for reason, paths in by_reason.items():
+        lines.append(f"left ({len(paths)}): {reason}: {', '.join(paths)}")
+    return "\n".join(lines)
