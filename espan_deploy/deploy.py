@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,20 +133,8 @@ def _deploy(
         folded, report = unfolded.clone(), FoldReport((), ())
     folded = _tidied(folded)
     after = complexity(folded)
-    seen = reach(folded)
-    description = ModelDescription(
-        network=source.network,
-        title=source.title,
-        scale=_scale(folded),
-        halo=seen.halo,
-        value_range=value_range,
-        size_multiple=seen.size_multiple,
-        form=source.form,
-        parameters=after.parameters,
-        multiply_adds=after.multiply_adds,
-        convolutions=after.convolutions,
-        source=source.path.name,
-        source_sha256=source.sha256,
+    description = replace(
+        describe_graph(folded, source, value_range=value_range),
         unfolded={
             "parameters": before.parameters,
             "multiply_adds": before.multiply_adds,
@@ -165,6 +153,25 @@ def _deploy(
             else "--fold-borders exact keeps the image's border as it was",
         )
     return Deployment(model, description, report, before, after, difference)
+
+
+def describe_graph(graph: ir.Model, source: Source, *, value_range: float = 1.0) -> ModelDescription:
+    """What a float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W) says of itself. Raises ExportError for another."""
+    cost, seen = complexity(graph), reach(graph)
+    return ModelDescription(
+        network=source.network,
+        title=source.title,
+        scale=_scale(graph),
+        halo=seen.halo,
+        value_range=value_range,
+        size_multiple=seen.size_multiple,
+        form=source.form,
+        parameters=cost.parameters,
+        multiply_adds=cost.multiply_adds,
+        convolutions=cost.convolutions,
+        source=source.path.name,
+        source_sha256=source.sha256,
+    )
 
 
 def _tidied(model: ir.Model) -> ir.Model:

@@ -46,19 +46,27 @@ def read_model(path: Path) -> ModelFile:
         raise InputError(
             f"cannot read the model {path}: {exc.strerror or exc}", hint="name an ONNX file with --model"
         ) from exc
-    try:
-        metadata = dict(_metadata(memoryview(data)))
-    except (IndexError, ValueError) as exc:
-        raise ExportError(
-            f"{path} is not an ONNX file", hint="`espan-deploy export CHECKPOINT -o espan.onnx` makes one"
-        ) from exc
-    description = description_from_metadata(metadata)
+    description = model_description(data, path)
     if description is None:
         raise ExportError(
             f"{path} does not say what it is: it carries no description of ours",
             hint="`espan-deploy export FILE.onnx -o described.onnx` derives one",
         )
     return ModelFile(path, data, description)
+
+
+def model_description(data: bytes, path: Path) -> ModelDescription | None:
+    """The description in an ONNX file's bytes, or None where it carries none of ours; path is for messages.
+
+    Raises ExportError where the bytes are no ONNX file.
+    """
+    try:
+        metadata = dict(_metadata(memoryview(data)))
+    except (IndexError, ValueError) as exc:
+        raise ExportError(
+            f"{path} is not an ONNX file", hint="`espan-deploy export CHECKPOINT -o espan.onnx` makes one"
+        ) from exc
+    return description_from_metadata(metadata)
 
 
 def _metadata(data: memoryview) -> Iterator[tuple[str, str]]:
