@@ -13,8 +13,10 @@ Its runtime is imported inside these functions only.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, cast
 
 from espan_deploy.backends.base import Runner
@@ -40,20 +42,27 @@ class BackendModule(Protocol):
 class Backend:
     """One entry of the registry.
 
-    remedy: the command that installs what it needs. serial: it has one device that works on one batch at a time,
-    so more lanes only hide transfers.
+    packages: any of which installs the runtime. remedy: the command that installs one.
     """
 
     name: str
     title: str
     module_name: str
+    packages: tuple[str, ...]
     remedy: str
-    serial: bool = False
 
     @property
     def module(self) -> BackendModule:
         """The backend's own module, imported now."""
         return cast(BackendModule, import_module(self.module_name))
+
+    @property
+    def version(self) -> str:
+        """Of the runtime, from its package's metadata; "" where it is not installed."""
+        for package in self.packages:
+            with suppress(PackageNotFoundError):
+                return version(package)
+        return ""
 
     def unavailable_reason(self) -> str | None:
         """Why this backend cannot run here, or None."""
@@ -81,9 +90,17 @@ class Backend:
             raise BackendUnavailableError(f"{self.title} cannot be used: {reason}", hint=self.remedy)
 
 
+CPU_REMEDY = "pip install 'espan-deploy[cpu]'"
+
 BACKENDS: tuple[Backend, ...] = (
-    Backend("openvino", "OpenVINO", "espan_deploy.backends.openvino", "pip install 'espan-deploy[cpu]'"),
-    Backend("onnxruntime", "ONNX Runtime", "espan_deploy.backends.onnxruntime", "pip install 'espan-deploy[cpu]'"),
+    Backend("openvino", "OpenVINO", "espan_deploy.backends.openvino", ("openvino",), CPU_REMEDY),
+    Backend(
+        "onnxruntime",
+        "ONNX Runtime",
+        "espan_deploy.backends.onnxruntime",
+        ("onnxruntime", "onnxruntime-gpu"),
+        CPU_REMEDY,
+    ),
 )
 """In the order in which "auto" tries them."""
 
@@ -121,9 +138,7 @@ def choose(engine: str = "auto") -> Choice:
             because = "first choice" if not passed else "; ".join(passed)
             return Choice(backend, because)
         passed.append(f"{backend.name}: {reason}")
-    raise BackendUnavailableError(
-        f"no inference engine can be used ({'; '.join(passed)})", hint="pip install 'espan-deploy[cpu]'"
-    )
+    raise BackendUnavailableError(f"no inference engine can be used ({'; '.join(passed)})", hint=CPU_REMEDY)
 
 
 _names = [backend.name for backend in BACKENDS]

@@ -1,0 +1,247 @@
+"""``espan-deploy upscale``: every image of a folder, larger."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from espan_deploy.cli.main import INTERRUPTED, json_option
+from espan_deploy.errors import InputError, PartialFailureError
+
+if TYPE_CHECKING:
+    from espan_deploy.pipeline.report import Report
+    from espan_deploy.pipeline.upscale import Upscaling
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+MIN_MEMORY = 64 << 20
+
+
+class MemorySize(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """Bytes, or 1.5G or 800M."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        text = str(value).upper().removesuffix("B").removesuffix("I")
+        unit = text[-1:] if text[-1:] in UNITS else ""
+        try:
+            size = int(float(text.removesuffix(unit)) * UNITS[unit])
+        except ValueError:
+            self.fail(f"{value!r} is no size like 800M or 1.5G", param, ctx)
+        if size < MIN_MEMORY:
+            self.fail(f"{value!r} is less than 64M", param, ctx)
+        return size
+
+
+class WordOrNumber(click.ParamType):  # type: ignore[type-arg]
+    """One of some words, or a number of at least ``least``."""
+
+    name = "number"
+
+    def __init__(self, words: tuple[str, ...], least: int) -> None:
+        self.words, self.least = words, least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The word or the number."""
+        if value in self.words:
+            return str(value)
+        try:
+            number = int(value)
+        except ValueError:
+            number = self.least - 1
+        if number < self.least:
+            self.fail(f"{value!r} is neither {' nor '.join(self.words)} nor {self.least} or more", param, ctx)
+        return number
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT_DIR", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), help="ONNX file; the package's own if left out.")
+@click.option("--engine", default="auto", show_default=True, help="auto, or a backend's name.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="auto: the fastest that this machine has and whose results are close to fp32's.",
+)
+@click.option(
+    "--tile",
+    type=WordOrNumber(("auto", "none"), 8),
+    default="auto",
+    show_default=True,
+    help="Side of the tiles, in pixels of the input; the result is the same.",
+)
+@click.option("--memory", type=MemorySize(), help="For images in flight and the engine, like 800M or 4G.")
+@click.option(
+    "--batch", type=WordOrNumber(("auto",), 1), default="auto", show_default=True, help="Images per engine call."
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["same", "png", "jpeg", "webp", "avif", "tiff"]),
+    default="same",
+    show_default=True,
+    help="Of the output files.",
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF.  [default: 95, 95, 85]")
+@click.option(
+    "--png-compression", type=click.Choice(["fast", "small"]), default="fast", show_default=True, help="Of PNG."
+)
+@click.option("--overwrite", is_flag=True, help="Do everything again, and replace files not made by this tool.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--report", "report_path", type=click.Path(path_type=Path), help="Write the whole report to a JSON file.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads for everything.  [default: all]")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    *,
+    source: Path,
+    output: Path,
+    model: Path | None,
+    report_path: Path | None,
+    format_name: str,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Upscale every image of a folder, or one image, into OUTPUT_DIR.
+
+    Folders keep their structure; what is there already, made from the same input, model and settings, is skipped.
+    A file that cannot be read is reported and the rest goes on (exit code 4). Ctrl-C finishes the images in
+    flight; the same command then finishes the job.
+
+    \b
+    espan-deploy upscale photos/ upscaled/
+    espan-deploy upscale scans/ large/ --model espan.onnx --format png --precision fp32 --report report.json
+    """
+    from espan_deploy.models import default_model
+    from espan_deploy.pipeline.upscale import UpscaleSettings, Upscaling
+
+    batch = options.pop("batch")
+    settings = UpscaleSettings(format=format_name, batch=None if batch == "auto" else batch, **options)
+    upscaling = Upscaling(source, output, model if model is not None else default_model(), settings)
+    if dry_run:
+        report = upscaling.plan()
+        emit(report, as_json=as_json, listed=True)
+    else:
+        _talk(upscaling)
+        with stopping(upscaling), progress(upscaling) as show:
+            report = upscaling.run(show)
+        emit(report, as_json=as_json)
+    if report_path is not None:
+        write_report(report_path, report)
+    ctx.exit(exit_code(report))
+
+
+def exit_code(report: Report) -> int:
+    """0, 4 where files failed, 130 where the user stopped it."""
+    if report.interrupted:
+        return INTERRUPTED
+    return PartialFailureError.exit_code if report.count("failed") else 0
+
+
+def _talk(upscaling: Upscaling) -> None:
+    ignored = upscaling.found.ignored
+    if ignored:
+        kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in ignored.most_common(5))
+        click.echo(f"not images by their names, left alone: {kinds}", err=True)
+
+
+def emit(report: Report, *, as_json: bool, listed: bool = False) -> None:
+    """The report on stdout; on stderr every file that failed, and why."""
+    engine = report.engine
+    for file in report.files:
+        if file.status == "failed":
+            click.echo(f"failed: {file.input}: {file.error}", err=True)
+            if file.hint:
+                click.echo(f"  hint: {file.hint}", err=True)
+    if report.stopped_because:
+        click.echo(f"stopped: {report.stopped_because}; the same command goes on from here", err=True)
+    elif report.interrupted:
+        click.echo("interrupted; the same command goes on from here", err=True)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    if listed:
+        for file in report.files:
+            if file.status == "planned":
+                click.echo(f"{file.input} -> {file.output}  {file.width}x{file.height}, {file.tiles} tile(s)")
+        return
+    click.echo(f"{engine['backend']}, {engine['precision']} ({engine['precision_because']})")
+    click.echo(report.summary())
+
+
+def write_report(path: Path, report: Report) -> None:
+    """The report as a JSON file. Raises InputError where it cannot be written."""
+    try:
+        path.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    except OSError as exc:
+        raise InputError(f"cannot write the report to {path}: {exc.strerror or exc}") from exc
+
+
+@contextmanager
+def stopping(upscaling: Upscaling) -> Iterator[None]:
+    """Ctrl-C, or a polite kill, lets what is in flight finish; the second one ends the process at once."""
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        if stops:
+            os._exit(INTERRUPTED)
+        stops.append(True)
+        upscaling.stop()
+        click.echo("\nstopping after the images in flight; once more stops at once", err=True)
+
+    stops: list[bool] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    try:
+        old = {number: signal.signal(number, handle) for number in signals}
+    except ValueError:  # not the main thread: the caller handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress(upscaling: Upscaling) -> Iterator[Any]:
+    """A line on a terminal with rate and time left; nothing where stderr is piped."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    start, shown = time.monotonic(), [0.0]
+
+    def show() -> None:
+        now = time.monotonic()
+        if now - shown[0] < 0.1:
+            return
+        shown[0] = now
+        done, total = upscaling.finished, upscaling.total
+        rate = done / (now - start)
+        left = f"{(total - done) / rate:.0f} s left" if done else "..."
+        width = 24
+        bar = ("#" * (width * done // total)).ljust(width, ".")
+        sys.stderr.write(f"\r\033[K[{bar}] {done}/{total}  {rate:.1f} images/s  {left}")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write("\r\033[K")
+        sys.stderr.flush()

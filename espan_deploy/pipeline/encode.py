@@ -1,0 +1,277 @@
+"""Upscaled bands into files: PNG strip by strip, other formats through Pillow once all bands are there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from PIL import Image
+
+from espan_deploy.errors import InputError
+from espan_deploy.pipeline import exif as exif_block
+from espan_deploy.pipeline import png, tiff
+from espan_deploy.pipeline.picture import Picture, Pixels
+
+PngCompression = Literal["fast", "small"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that can be written.
+
+    max_side: in pixels. deep: whether it holds 16 bits per channel. alpha: whether it holds transparency.
+    """
+
+    name: str
+    extension: str
+    max_side: int
+    deep: bool = False
+    alpha: bool = True
+    default_quality: int = 0
+
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format("png", ".png", png.MAX_SIDE, deep=True),
+        Format("jpeg", ".jpg", 65_535, alpha=False, default_quality=95),
+        Format("webp", ".webp", 16_383, default_quality=95),
+        Format("avif", ".avif", 65_535, default_quality=85),
+        Format("tiff", ".tif", 2**31 - 1, deep=True),
+        Format("bmp", ".bmp", 2**31 - 1, alpha=False),
+    )
+}
+
+MAX_TIFF_BYTES = 2**32 - 2**20
+"""Classic TIFF counts bytes in 32 bits."""
+
+MAX_JPEG_EXIF = 65_533
+"""What fits one JPEG segment."""
+
+ZLIB_LEVELS: dict[PngCompression, int] = {"fast": 1, "small": 9}
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """quality: 1 to 100, or None for the format's default."""
+
+    quality: int | None = None
+    png_compression: PngCompression = "fast"
+
+
+def check_holds(file_format: Format, height: int, width: int, channels: int, deep: bool) -> None:
+    """Raise InputError where a format cannot hold an image of this size, in its own pixels."""
+    if max(height, width) > file_format.max_side:
+        raise InputError(
+            f"the result would be {width}x{height}, and {file_format.name} holds {file_format.max_side:,} a side",
+            hint="use --format png",
+        )
+    size = height * width * channels * (2 if deep else 1)
+    if file_format.name in ("tiff", "bmp") and size > MAX_TIFF_BYTES:
+        raise InputError(
+            f"the result would be {size:,} bytes, and {file_format.name} holds 4 GiB", hint="use --format png"
+        )
+
+
+class Sink(ABC):
+    """Takes the bands of one image, top to bottom, and writes the file.
+
+    ``prepare`` may run for several bands at once; ``commit`` takes what it made in order; ``finish`` follows the last.
+    """
+
+    def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int) -> None:
+        self.file, self.picture = file, picture
+        self.height, self.width = height, width
+        self.exif = exif_block.resized(picture.exif, width, height, scale)
+        self.dpi = None if picture.dpi is None else (picture.dpi[0] * scale, picture.dpi[1] * scale)
+
+    @abstractmethod
+    def prepare(self, pixels: Pixels) -> Any:
+        """Compress one band: (h, width) or (h, width, C), uint8 or uint16."""
+
+    @abstractmethod
+    def commit(self, prepared: Any, *, last: bool) -> None:
+        """Take the next band."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what is left."""
+
+
+def open_sink(
+    file: BinaryIO, file_format: Format, settings: EncodeSettings, picture: Picture, scale: int, *, deep: bool
+) -> Sink:
+    """The sink for a format; deep: whether the bands are uint16."""
+    height, width = picture.height * scale, picture.width * scale
+    if file_format.name == "png" and (deep or settings.png_compression == "fast"):
+        level = ZLIB_LEVELS[settings.png_compression]
+        return PngSink(file, picture, height, width, scale, deep=deep, level=level)
+    if file_format.name == "tiff" and deep:
+        return TiffSink(file, picture, height, width, scale)
+    return PillowSink(file, picture, height, width, scale, file_format=file_format, settings=settings)
+
+
+class PngSink(Sink):
+    """PNG as a stream of strips."""
+
+    def __init__(
+        self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int, *, deep: bool, level: int
+    ) -> None:
+        super().__init__(file, picture, height, width, scale)
+        self.level = level
+        self.fast = fpng_encoder() if level == 1 and not deep and picture.channels >= 3 else None
+        self.stream = png.Stream()
+        file.write(
+            png.head(
+                width,
+                height,
+                picture.channels,
+                16 if deep else 8,
+                icc=picture.icc,
+                exif=exif_block.without_prefix(self.exif),
+                dpi=self.dpi,
+            )
+        )
+
+    def prepare(self, pixels: Pixels) -> list[png.Piece]:
+        """The band's strips, compressed."""
+        return [self._piece(strip) for strip in png.strips(pixels)]
+
+    def _piece(self, strip: Pixels) -> png.Piece:
+        if self.fast is not None:
+            try:
+                return png.fast_deflated(strip, self.fast)
+            except ValueError:
+                pass  # a stream that cannot be spliced: zlib's always can
+        return png.deflated(strip, self.level)
+
+    def commit(self, prepared: list[png.Piece], *, last: bool) -> None:
+        """Write the strips."""
+        for index, piece in enumerate(prepared):
+            self.file.write(self.stream.chunks(piece, last=last and index == len(prepared) - 1))
+
+    def finish(self) -> None:
+        """Write the end chunk."""
+        self.file.write(png.tail())
+
+
+class TiffSink(Sink):
+    """16-bit TIFF, which Pillow does not write in colour."""
+
+    def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int) -> None:
+        super().__init__(file, picture, height, width, scale)
+        self.writer = tiff.Writer(file, width, height, picture.channels, icc=picture.icc, dpi=self.dpi)
+        if picture.exif:
+            picture.notes.append("EXIF is not kept in 16-bit TIFF")
+
+    def prepare(self, pixels: Pixels) -> list[tiff.Strip]:
+        """The band's strips, compressed."""
+        return [tiff.compressed(strip) for strip in png.strips(pixels)]
+
+    def commit(self, prepared: list[tiff.Strip], *, last: bool) -> None:
+        """Write the strips."""
+        del last
+        for strip in prepared:
+            self.writer.write(strip)
+
+    def finish(self) -> None:
+        """Write the directory."""
+        self.writer.finish()
+
+
+class PillowSink(Sink):
+    """Any format of Pillow's; the whole image is held."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        picture: Picture,
+        height: int,
+        width: int,
+        scale: int,
+        *,
+        file_format: Format,
+        settings: EncodeSettings,
+    ) -> None:
+        super().__init__(file, picture, height, width, scale)
+        self.format, self.settings = file_format, settings
+        self.canvas: Image.Image | None = None
+        self.top = 0
+        if picture.alpha is not None and not file_format.alpha:
+            picture.notes.append(f"{file_format.name} holds no transparency: shown on white")
+
+    def prepare(self, pixels: Pixels) -> Image.Image:
+        """The band as Pillow holds it."""
+        band = Image.fromarray(pixels)
+        if self.picture.alpha is not None and not self.format.alpha:
+            band = _on_white(band)
+        if self.format.name in ("webp", "avif") and band.mode == "LA":
+            band = band.convert("RGBA")
+        return band
+
+    def commit(self, prepared: Image.Image, *, last: bool) -> None:
+        """Paste the band."""
+        if last and self.canvas is None:
+            self.canvas = prepared
+            return
+        if self.canvas is None:
+            self.canvas = Image.new(prepared.mode, (self.width, self.height))
+        self.canvas.paste(prepared, (0, self.top))
+        self.top += prepared.height
+
+    def finish(self) -> None:
+        """Encode and write."""
+        assert self.canvas is not None
+        self.canvas.save(self.file, self.format.name.upper(), **self._arguments())
+        self.canvas = None
+
+    def _arguments(self) -> dict[str, Any]:
+        quality = self.settings.quality or self.format.default_quality
+        arguments: dict[str, Any] = {}
+        if self.format.name == "bmp":
+            return {"dpi": self.dpi} if self.dpi else {}
+        if self.picture.icc:
+            arguments["icc_profile"] = self.picture.icc
+        if self.exif:
+            arguments["exif"] = exif_block.with_prefix(self.exif)
+        if self.dpi is not None and self.format.name in ("png", "jpeg", "tiff"):
+            arguments["dpi"] = self.dpi
+        if self.format.name == "jpeg":
+            # 4:4:4: the eye would forgive halved chroma, the next editing step does not.
+            arguments |= {"quality": quality, "subsampling": 0}
+            if len(arguments.get("exif", b"")) > MAX_JPEG_EXIF:
+                del arguments["exif"]
+                self.picture.notes.append("EXIF is too large for JPEG and was left out")
+        elif self.format.name in ("webp", "avif"):
+            arguments["quality"] = quality
+        elif self.format.name == "tiff":
+            arguments["compression"] = "tiff_adobe_deflate"
+        elif self.format.name == "png":
+            arguments["compress_level"] = ZLIB_LEVELS[self.settings.png_compression]
+        return arguments
+
+
+def _on_white(band: Image.Image) -> Image.Image:
+    solid = "L" if band.mode == "LA" else "RGB"
+    white = Image.new(band.mode, band.size, (255,) * len(band.getbands()))
+    return Image.alpha_composite(white.convert("RGBA"), band.convert("RGBA")).convert(solid)
+
+
+@cache
+def fpng_encoder() -> Callable[[Any, int, int, int], bytes] | None:
+    """fpng's encoder, or None where it is not installed."""
+    try:
+        from fpng_py import fpng_encode_image_to_memory
+    except ImportError:
+        return None
+
+    def encode(pixels: Pixels, width: int, height: int, channels: int) -> bytes:
+        file: bytes = fpng_encode_image_to_memory(pixels, width, height, channels)
+        return file
+
+    encode(np.zeros((1, 1, 3), np.uint8), 1, 1, 3)  # its first call fills tables
+    return encode

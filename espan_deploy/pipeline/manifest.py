@@ -1,0 +1,150 @@
+"""What was made of what: the record in the output folder that lets a run go on where another ended.
+
+One line of JSON per output, appended before the output gets its name. So a run that was killed leaves either no
+output and perhaps a line, or an output and its line; both are told from the contents alone, never from clocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import IO
+
+from espan_deploy.errors import InputError
+from espan_deploy.pipeline.jobs import HIDDEN_PREFIX
+
+NAME = f"{HIDDEN_PREFIX}.jsonl"
+PART_SUFFIX = ".part"
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """One output: its name, its SHA-256, its input's SHA-256, and the SHA-256 of model and settings."""
+
+    output: str
+    output_sha256: str
+    input_sha256: str
+    settings_sha256: str
+
+
+class State(Enum):
+    """What is known of an output that a job wants to write."""
+
+    MISSING = "missing"
+    CURRENT = "current"
+    OUTDATED = "outdated"
+    FOREIGN = "foreign"
+
+
+class Manifest:
+    """The record of one output folder, held by one run at a time. Use as a context manager.
+
+    Raises InputError where the folder cannot be written or another run holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: IO[str] | None = None
+        self._records: dict[tuple[str, str], Record] = {}
+
+    def __enter__(self) -> Manifest:
+        path = self.folder / NAME
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+", encoding="utf-8")
+        except OSError as exc:
+            raise InputError(
+                f"cannot write to {self.folder}: {exc.strerror or exc}", hint="name a folder you may write to"
+            ) from exc
+        if not _lock(self._file):
+            self._file.close()
+            raise InputError(
+                f"another run is writing to {self.folder}", hint="wait for it, or name another output folder"
+            )
+        self._file.seek(0)
+        text = self._file.read()
+        for record in _parse(text):
+            self._remember(record)
+        if text and not text.endswith("\n"):
+            self._file.write("\n")  # a line that was cut off by a kill
+        self._remove_parts()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def state(self, output: str, input_sha256: str, settings_sha256: str) -> State:
+        """Whether an output is there, made of this input with these settings, by us at all, and unedited."""
+        path = self.folder / output
+        if not os.path.lexists(path):
+            return State.MISSING
+        try:
+            record = self._records.get((output, sha256_of(path)))
+        except OSError:
+            record = None
+        if record is None:
+            return State.FOREIGN
+        made_of = (record.input_sha256, record.settings_sha256)
+        return State.CURRENT if made_of == (input_sha256, settings_sha256) else State.OUTDATED
+
+    def add(self, record: Record) -> None:
+        """Record an output that is about to get its name; on disk when this returns."""
+        assert self._file is not None
+        self._file.write(json.dumps(asdict(record)) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._remember(record)
+
+    def _remember(self, record: Record) -> None:
+        # By contents too: a run killed just before renaming leaves the line of the new and the file of the old.
+        self._records[record.output, record.output_sha256] = record
+
+    def _remove_parts(self) -> None:
+        """Remove what a killed run left half-written. The lock is ours, so nobody is writing them."""
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                if name.startswith(HIDDEN_PREFIX) and name.endswith(PART_SUFFIX):
+                    with contextlib.suppress(OSError):
+                        Path(folder, name).unlink()
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's contents."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def settings_sha256(**settings: object) -> str:
+    """Of everything besides the input that an output depends on."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _parse(text: str) -> Iterator[Record]:
+    for line in text.splitlines():
+        # A line cut off by a kill, or edited by hand, says nothing.
+        with contextlib.suppress(ValueError, TypeError):
+            yield Record(**json.loads(line))
+
+
+def _lock(file: IO[str]) -> bool:
+    if sys.platform == "win32":
+        return True  # the folder is not locked there: two runs at once redo each other's work, and lose nothing
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        return not isinstance(exc, BlockingIOError)  # a file system without locks
+    return True

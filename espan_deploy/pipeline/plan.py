@@ -1,0 +1,74 @@
+"""How much at once: tiles from a memory budget, batches from what waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from espan_deploy.description import ModelDescription
+from espan_deploy.errors import InputError
+from espan_deploy.pipeline.tiles import Tile, plan_tiles, tile_limits
+
+DEFAULT_BYTES_PER_PIXEL = 1600
+"""Of activations for one low-resolution pixel in FP32, where the engine does not say: ESPAN takes about this."""
+
+MAX_TILE_PIXELS = 1 << 20
+"""Beyond a megapixel the halo costs under a tenth, and larger tiles only take memory."""
+
+MIN_TILE_PIXELS = 128 * 128
+
+BATCH_PIXELS = 128 * 128
+"""On a CPU, batches up to this many pixels save calls; larger ones are no faster than one image after another."""
+
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TilePolicy:
+    """How images are cut.
+
+    tile: "auto", "none", or the side of a square that the engine gets, halo included.
+    max_pixels: of one engine call, for "auto".
+    """
+
+    tile: int | str
+    max_pixels: int
+
+    def plan(self, height: int, width: int, description: ModelDescription) -> list[list[Tile]]:
+        """Rows of tiles for an image. Raises InputError where it must be cut but cannot be cut exactly."""
+        if self.tile == "none":
+            limits = (height, width)
+        elif self.tile == "auto":
+            limits = tile_limits(height, width, self.max_pixels)
+        else:
+            limits = (int(self.tile), int(self.tile))
+        if description.halo is None:
+            if height > limits[0] or width > limits[1]:
+                raise InputError(
+                    f"{height}x{width} needs tiles of {limits[0]}x{limits[1]}, and this network looks at the whole "
+                    "image: tiles would show seams",
+                    hint="use --tile none, with enough memory",
+                )
+            return plan_tiles(height, width, (height, width), 0)
+        return plan_tiles(height, width, limits, description.halo, description.size_multiple)
+
+
+def pixels_within(memory_bytes: int, bytes_per_pixel: int, lanes: int) -> int:
+    """The largest engine call, in low-resolution pixels, so that all lanes' activations fit the memory."""
+    return max(MIN_TILE_PIXELS, min(MAX_TILE_PIXELS, memory_bytes // (bytes_per_pixel * lanes)))
+
+
+def pick_batch(shapes: Sequence[tuple[int, ...]], limit: int | None) -> list[int]:
+    """Which of the waiting regions go together: the oldest, and those of its shape, by index in order.
+
+    limit: images per batch; None takes as many as BATCH_PIXELS allow.
+    """
+    height, width = shapes[0][:2]
+    size = limit if limit is not None else max(1, min(MAX_BATCH, BATCH_PIXELS // (height * width)))
+    picked = []
+    for index, shape in enumerate(shapes):
+        if shape == shapes[0]:
+            picked.append(index)
+            if len(picked) == size:
+                break
+    return picked

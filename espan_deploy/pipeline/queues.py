@@ -1,0 +1,95 @@
+"""Bounded queues between stages, and a budget of bytes in flight."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Aborted(Exception):  # noqa: N818  # not an error: the run is over, and threads are told
+    """The run was aborted while waiting."""
+
+
+class Channel(Generic[T]):
+    """A bounded queue whose taker may choose among what waits."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._items: list[T] = []
+        self._closed = self._aborted = False
+        self._changed = threading.Condition()
+
+    def put(self, item: T) -> None:
+        """Wait for room and append. Raises Aborted."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < self._capacity or self._aborted)
+            if self._aborted:
+                raise Aborted
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def take(self, pick: Callable[[list[T]], list[int]] | None = None) -> list[T]:
+        """Wait for items and remove those picked by index (the first by default); [] once closed and empty.
+
+        Raises Aborted.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._closed or self._aborted)
+            if self._aborted:
+                raise Aborted
+            if not self._items:
+                return []
+            indices = pick(self._items) if pick else [0]
+            taken = [self._items[index] for index in indices]
+            for index in sorted(indices, reverse=True):
+                del self._items[index]
+            self._changed.notify_all()
+            return taken
+
+    def close(self) -> None:
+        """No more will be put."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Let every waiting thread raise Aborted."""
+        with self._changed:
+            self._aborted = True
+            self._items.clear()
+            self._changed.notify_all()
+
+
+class Budget:
+    """Bytes that may be in flight; what is larger than all of it goes alone."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._aborted = False
+        self._changed = threading.Condition()
+
+    def acquire(self, amount: int) -> int:
+        """Wait until the amount is free; returns what to release. Raises Aborted."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + amount <= self._total or self._aborted)
+            if self._aborted:
+                raise Aborted
+            self._used += amount
+        return amount
+
+    def release(self, amount: int) -> None:
+        """Give back."""
+        with self._changed:
+            self._used -= amount
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Let every waiting thread raise Aborted."""
+        with self._changed:
+            self._aborted = True
+            self._changed.notify_all()
