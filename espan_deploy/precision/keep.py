@@ -1,0 +1,235 @@
+"""Which layers cost a reduced-precision model its quality, and the smallest set to keep in FP32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import inliner
+
+from espan_deploy.backends.graph_evaluator import GraphEvaluator
+from espan_deploy.description import ModelDescription
+from espan_deploy.errors import VerificationError
+from espan_deploy.precision.gate import Budget, Comparison, Upscaler, compare_levels, graph_upscaler
+from espan_deploy.precision.half import HALF_MAX, HalfResult, to_half
+from espan_deploy.precision.images import VerifyImage
+from espan_deploy.precision.layers import layers_of, name_nodes
+
+KeepFp32 = Sequence[str] | Literal["auto"]
+
+SEARCH_SIDE = 64
+"""Sensitivities are measured on crops of this size: only their order matters."""
+
+SEARCH_IMAGES = 6
+
+NAMED = 5
+"""How many layers a failure names."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Mean squared error, in levels, that one layer alone in FP16 causes; infinite where it yields no number.
+
+    peak: the largest magnitude among the layer's values in FP32.
+    """
+
+    layer: str
+    squared_error: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """The FP16 graph that passed, with what was measured of it.
+
+    kept: layers in FP32. sensitivity: worst layer first, empty where nobody asked.
+    """
+
+    half: HalfResult
+    comparison: Comparison
+    budget: Budget
+    kept: tuple[str, ...]
+    sensitivity: tuple[LayerError, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {
+            "comparison": self.comparison.to_dict(),
+            "budget": self.budget.__dict__,
+            "kept_fp32": list(self.kept),
+            "sensitivity": [
+                {"layer": s.layer, "mse": s.squared_error if math.isfinite(s.squared_error) else None, "peak": s.peak}
+                for s in self.sensitivity
+            ],
+            "conversion": self.half.to_dict(),
+        }
+
+
+def half_within_budget(
+    model: onnx.ModelProto,
+    description: ModelDescription,
+    images: Sequence[VerifyImage],
+    *,
+    budget: Budget | None = None,
+    keep_fp32: KeepFp32 = (),
+    progress: Progress | None = None,
+) -> GateReport:
+    """Turn a float32 model, its pixels as they are to be, to FP16, and hold the result to a budget.
+
+    keep_fp32: layers to keep, or "auto" to find the smallest set that passes: greedily, by what each layer costs
+    alone, then dropping what turns out not to be needed.
+    Raises VerificationError with the figures, the layers responsible and what to keep in FP32.
+    """
+    say = progress or (lambda _text: None)
+    budget = budget or Budget()
+    reference = graph_upscaler(model, description)
+    say(f"upscaling {len(images)} images in FP32")
+    levels = [reference(image.low) for image in images]
+
+    def attempt(kept: Iterable[str]) -> GateReport:
+        names = tuple(kept)
+        half = to_half(model, keep_fp32=[_literal(name) for name in names] if keep_fp32 == "auto" else names)
+        comparison = compare_levels(levels, graph_upscaler(half.model, description), images)
+        say(f"FP16 with {len(names)} layers in FP32: {comparison.summary()}")
+        return GateReport(half, comparison, budget, names)
+
+    report = attempt(() if keep_fp32 == "auto" else keep_fp32)
+    problems = report.comparison.violations(budget)
+    if not problems:
+        return report
+    ranking = layer_errors(model, description, images, progress=say)
+    if keep_fp32 == "auto":
+        found = _search(ranking, attempt, budget)
+        if found is not None:
+            return replace(found, sensitivity=ranking)
+        problems = ["no set of layers kept in FP32 passes", *problems]
+    raise _failure(problems, report, ranking)
+
+
+def layer_errors(
+    model: onnx.ModelProto,
+    description: ModelDescription,
+    images: Sequence[VerifyImage],
+    *,
+    progress: Progress | None = None,
+) -> tuple[LayerError, ...]:
+    """What each layer costs when it alone is FP16, worst first, measured on crops of a few images."""
+    named = onnx.ModelProto()
+    named.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    name_nodes(named.graph)
+    layers = [layer.name for layer in layers_of(named.graph)]
+    shown = sorted(images, key=lambda image: not image.stress)[:SEARCH_IMAGES]
+    crops = [replace(image, low=_crop(image, description.size_multiple)) for image in shown]
+    reference = graph_upscaler(model, description)
+    levels = [reference(crop.low) for crop in crops]
+    peaks = _peaks(named, description, [crop.low for crop in crops])
+    errors = []
+    for index, layer in enumerate(layers):
+        if progress:
+            progress(f"measuring layer {index + 1} of {len(layers)}: {layer}")
+        others = [_literal(name) for name in layers if name != layer]
+        candidate = graph_upscaler(to_half(model, keep_fp32=others).model, description)
+        errors.append(LayerError(layer, _mean_squared_error(candidate, crops, levels), peaks[layer]))
+    return tuple(sorted(errors, key=lambda e: (-e.squared_error, -e.peak)))
+
+
+def _search(
+    ranking: Sequence[LayerError], attempt: Callable[[Iterable[str]], GateReport], budget: Budget
+) -> GateReport | None:
+    """The fewest of the worst layers that pass, by bisection; then give back each that it passes without."""
+    names = [entry.layer for entry in ranking]
+    # What yields no number alone can only be kept.
+    low = sum(not math.isfinite(entry.squared_error) for entry in ranking)
+    high = len(names)
+    report = attempt(names)
+    if report.comparison.violations(budget):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        smaller = attempt(names[:middle])
+        if smaller.comparison.violations(budget):
+            low = middle + 1
+        else:
+            high, report = middle, smaller
+    for name in reversed(report.kept[:-1]):
+        smaller = attempt(kept for kept in report.kept if kept != name)
+        if not smaller.comparison.violations(budget):
+            report = smaller
+    return report
+
+
+def _failure(problems: Sequence[str], report: GateReport, ranking: Sequence[LayerError]) -> VerificationError:
+    total = sum(entry.squared_error for entry in ranking)
+    parts = []
+    for entry in ranking[:NAMED]:
+        if entry.peak > HALF_MAX:
+            parts.append(f"{entry.layer} (its values reach {entry.peak:.3g}, FP16 ends at {HALF_MAX:.0f})")
+        elif not math.isfinite(entry.squared_error):
+            parts.append(f"{entry.layer} (yields values that are not finite)")
+        elif math.isfinite(total) and total > 0:
+            parts.append(f"{entry.layer} ({entry.squared_error / total:.0%} of the error)")
+        else:
+            parts.append(entry.layer)
+    worst = [entry.layer for entry in ranking if not math.isfinite(entry.squared_error)] or [ranking[0].layer]
+    return VerificationError(
+        f"FP16 is outside its budget: {'; '.join(problems)}. Measured: {report.comparison.summary()}. "
+        f"Layers responsible: {', '.join(parts)}",
+        hint=f"keep them in FP32 with --keep-fp32 {','.join(worst)}, or let --keep-fp32 auto find the smallest set",
+    )
+
+
+def _literal(name: str) -> str:
+    """A pattern that means this name alone."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+def _crop(image: VerifyImage, multiple: int) -> NDArray[np.uint8]:
+    rows, columns = (min(SEARCH_SIDE, side) // multiple * multiple or multiple for side in image.low.shape[:2])
+    top, left = (image.low.shape[0] - rows) // 2, (image.low.shape[1] - columns) // 2
+    return np.ascontiguousarray(image.low[max(0, top) : top + rows, max(0, left) : left + columns])
+
+
+def _mean_squared_error(
+    candidate: Upscaler, crops: Sequence[VerifyImage], levels: Sequence[NDArray[np.float64]]
+) -> float:
+    squared, count = 0.0, 0
+    for crop, expected in zip(crops, levels, strict=True):
+        error = candidate(crop.low) - expected
+        if not np.isfinite(error).all():
+            return math.inf
+        if not crop.stress:
+            squared, count = squared + float(np.square(error).sum()), count + error.size
+    return squared / max(1, count)
+
+
+def _peaks(
+    named: onnx.ModelProto, description: ModelDescription, crops: Sequence[NDArray[np.uint8]]
+) -> dict[str, float]:
+    """The largest magnitude among each layer's values, in FP32."""
+    layers = layers_of(named.graph)
+    layer_of = {node: layer.name for layer in layers for node in layer.nodes}
+    owners = {name: layer_of[node.name] for node in named.graph.node for name in node.output if name}
+    own = [value.name for value in named.graph.output]
+    values = [name for name in owners if name not in own]
+    evaluator = GraphEvaluator(named, outputs=values)
+    peaks = {layer.name: 0.0 for layer in layers}
+    for crop in crops:
+        results = evaluator.run(_feed(crop, description))
+        for name, result in zip([*own, *values], results, strict=True):
+            if name in owners and result.size and np.issubdtype(result.dtype, np.floating):
+                peaks[owners[name]] = max(peaks[owners[name]], float(np.abs(result).max()))
+    return peaks
+
+
+def _feed(crop: NDArray[np.uint8], description: ModelDescription) -> NDArray[Any]:
+    if description.pixels == "uint8":
+        return crop[None]
+    planes = crop.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(description.value_range / 255)
+    return np.ascontiguousarray(planes.astype(description.pixels))

@@ -1,0 +1,264 @@
+"""The gate: what it measures, when it says no, and whom it names."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+from synthetic import synthetic_description, synthetic_model
+
+from espan_deploy.description import description_from_metadata
+from espan_deploy.errors import InputError, VerificationError
+from espan_deploy.pixels import with_pixels
+from espan_deploy.precision.gate import Budget, Upscaler, compare, graph_upscaler, runner_upscaler
+from espan_deploy.precision.half import to_half
+from espan_deploy.precision.images import MAX_SIDE, VerifyImage, generated_images, load_images
+from espan_deploy.precision.keep import half_within_budget, layer_errors
+
+SCALE = 4
+ESPAN_BUDGET = Budget(min_psnr_db=55.0, max_truth_drop_db=0.01)
+
+
+def nearest(low: np.ndarray) -> np.ndarray:
+    return low.repeat(SCALE, 0).repeat(SCALE, 1).astype(np.float64)
+
+
+def off_by(levels: float, share: float = 1.0) -> Upscaler:
+    def upscale(low: np.ndarray) -> np.ndarray:
+        result = nearest(low // 2)
+        result.reshape(-1)[: round(result.size * share)] += levels
+        return result
+
+    return upscale
+
+
+@pytest.fixture(scope="module")
+def images() -> list[VerifyImage]:
+    return generated_images(SCALE)
+
+
+def overflowing() -> onnx.ModelProto:
+    """Two layers, the first of which makes values of some 1e5."""
+    return with_pixels(synthetic_model(gain=2e4), synthetic_description(), "uint8")
+
+
+DESCRIBED = replace(synthetic_description(), pixels="uint8")
+
+
+def test_equal_outputs_are_infinitely_close(images: list[VerifyImage]) -> None:
+    measured = compare(off_by(0), off_by(0), images)
+    assert measured.psnr_db == math.inf
+    assert (measured.largest_error, measured.off_by_one, measured.off_by_more, measured.nonfinite) == (0, 0, 0, 0)
+    assert measured.truth_drop_db == 0
+    assert not measured.violations(Budget())
+    assert json.loads(json.dumps(measured.to_dict(), allow_nan=False))["psnr_db"] is None
+
+
+def test_one_level_everywhere_is_48_db(images: list[VerifyImage]) -> None:
+    measured = compare(off_by(0), off_by(1), images)
+    assert measured.psnr_db == pytest.approx(20 * math.log10(255))
+    assert (measured.largest_error, measured.off_by_one, measured.off_by_more) == (1, 1.0, 0.0)
+
+
+def test_each_part_of_the_budget_is_held(images: list[VerifyImage]) -> None:
+    measured = compare(off_by(0), off_by(3, share=0.1), images)
+    assert measured.off_by_more == pytest.approx(0.1, abs=1e-3)
+    lenient = Budget(min_psnr_db=0, max_truth_drop_db=99, max_share_off_by_more=1)
+    assert not measured.violations(lenient)
+    for change, said in (
+        ({"min_psnr_db": 99.0}, "at least 99 wanted"),
+        ({"max_share_off_by_more": 0.0}, "more than one level off"),
+        ({"max_truth_drop_db": -99.0}, "lost against the truth"),
+        ({"max_nonfinite": -1}, "not finite"),
+    ):
+        (problem,) = measured.violations(replace(lenient, **change))
+        assert said in problem
+
+
+def test_what_is_not_finite_is_counted_and_comes_out_black(images: list[VerifyImage]) -> None:
+    def broken(low: np.ndarray) -> np.ndarray:
+        result = nearest(low)
+        result[0, 0] = np.nan
+        return result
+
+    measured = compare(nearest, broken, images)
+    assert measured.nonfinite == 3 * len(images)
+    assert measured.violations(Budget(min_psnr_db=0, max_share_off_by_more=1, max_truth_drop_db=99))
+
+
+def test_stress_images_must_be_finite_and_count_nowhere_else(images: list[VerifyImage]) -> None:
+    calm = [image for image in images if not image.stress]
+    assert len(calm) == len(images) - 1
+    assert compare(off_by(0), off_by(9), images).values == compare(off_by(0), off_by(9), calm).values
+
+
+def test_generated_images_are_the_same_every_time_and_fit_their_truths(images: list[VerifyImage]) -> None:
+    for first, second in zip(images, generated_images(SCALE), strict=True):
+        assert np.array_equal(first.low, second.low)
+        assert first.low.dtype == np.uint8
+        if first.high is not None:
+            assert first.high.shape == (first.low.shape[0] * SCALE, first.low.shape[1] * SCALE, 3)
+    assert sum(image.high is not None for image in images) >= 5
+
+
+def test_a_folder_of_pairs_is_paired_by_order_and_cropped(tmp_path: Path) -> None:
+    for name in ("LR", "HR"):
+        (tmp_path / name).mkdir()
+    low = np.random.default_rng(0).integers(0, 256, (20, MAX_SIDE + 10, 3), np.uint8)
+    Image.fromarray(low).save(tmp_path / "LR" / "a_x4.png")
+    Image.fromarray(low.repeat(SCALE, 0).repeat(SCALE, 1)).save(tmp_path / "HR" / "a.png")
+    (image,) = load_images(tmp_path, SCALE)
+    assert image.low.shape == (20, MAX_SIDE, 3)
+    assert image.high is not None
+    assert np.array_equal(image.high, image.low.repeat(SCALE, 0).repeat(SCALE, 1))
+    (tmp_path / "HR" / "b.png").write_bytes((tmp_path / "HR" / "a.png").read_bytes())
+    with pytest.raises(InputError, match="expected pairs"):
+        load_images(tmp_path, SCALE)
+
+
+def test_bad_verify_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder"):
+        load_images(tmp_path / "missing", SCALE)
+    with pytest.raises(InputError, match="holds no image"):
+        load_images(tmp_path, SCALE)
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_images(tmp_path, SCALE)
+    for name, side in (("LR", 8), ("HR", 40)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (side, side)).save(tmp_path / name / "x.png")
+    with pytest.raises(InputError, match="expected 4 times"):
+        load_images(tmp_path, SCALE)
+
+
+def test_a_sound_network_passes(images: list[VerifyImage]) -> None:
+    model = with_pixels(synthetic_model(), synthetic_description(), "uint8", guard=True)
+    report = half_within_budget(model, DESCRIBED, images)
+    assert report.kept == ()
+    assert report.comparison.psnr_db > Budget().min_psnr_db
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_float_pixels_and_bytes_measure_alike(images: list[VerifyImage]) -> None:
+    for pixels in ("float32", "float16"):
+        described = replace(synthetic_description(), pixels=pixels, color_order="BGR")
+        model = with_pixels(synthetic_model(), synthetic_description(), pixels)  # type: ignore[arg-type]
+        assert compare(graph_upscaler(model, described), graph_upscaler(model, described), images).nonfinite == 0
+
+
+def test_overflow_fails_with_figures_and_names_the_layer(images: list[VerifyImage]) -> None:
+    with pytest.raises(VerificationError) as caught:
+        half_within_budget(overflowing(), DESCRIBED, images)
+    error = caught.value
+    assert error.exit_code == 3
+    assert "not finite" in error.message
+    assert "w1 (its values reach" in error.message
+    assert "--keep-fp32 w1" in error.hint
+
+
+def test_auto_keeps_what_must_be_kept_and_nothing_else(images: list[VerifyImage]) -> None:
+    said: list[str] = []
+    report = half_within_budget(overflowing(), DESCRIBED, images, keep_fp32="auto", progress=said.append)
+    assert set(report.kept) <= {"w1", "w2"}
+    assert "w1" in report.kept
+    assert not report.comparison.violations(Budget())
+    for name in report.kept:  # every one of them is needed
+        fewer = [kept for kept in report.kept if kept != name]
+        with pytest.raises(VerificationError):
+            half_within_budget(overflowing(), DESCRIBED, images, keep_fp32=fewer)
+    assert any("measuring layer" in text for text in said)
+    assert report.sensitivity[0].layer == "w1"
+
+
+def test_auto_keeps_nothing_where_nothing_is_needed(images: list[VerifyImage]) -> None:
+    model = with_pixels(synthetic_model(), synthetic_description(), "uint8")
+    assert half_within_budget(model, DESCRIBED, images, keep_fp32="auto").kept == ()
+
+
+def test_auto_gives_up_where_fp32_itself_is_outside(images: list[VerifyImage]) -> None:
+    model = with_pixels(synthetic_model(), synthetic_description(), "uint8")
+    with pytest.raises(VerificationError, match="no set of layers"):
+        half_within_budget(model, DESCRIBED, images, keep_fp32="auto", budget=Budget(max_nonfinite=-1))
+
+
+def test_layer_errors_are_sorted_and_complete(images: list[VerifyImage]) -> None:
+    model = with_pixels(synthetic_model(), synthetic_description(), "uint8")
+    errors = layer_errors(model, DESCRIBED, images)
+    assert {entry.layer for entry in errors} == {"input", "w1", "w2"}
+    assert [e.squared_error for e in errors] == sorted((e.squared_error for e in errors), reverse=True)
+    assert all(entry.peak > 0 for entry in errors)
+
+
+def test_a_runner_is_compared_like_a_graph(images: list[VerifyImage], tmp_path: Path) -> None:
+    from espan_deploy import backends
+    from espan_deploy.backends.model import read_model
+
+    path = tmp_path / "tiny.onnx"
+    onnx.save(synthetic_model(), path)
+    entry = backends.get("onnxruntime")
+    if entry.unavailable_reason():
+        pytest.skip(str(entry.unavailable_reason()))
+    with entry.open(read_model(path), threads=1) as runner:
+        reference = graph_upscaler(synthetic_model(), synthetic_description())
+        measured = compare(reference, runner_upscaler(runner), images)
+    assert measured.largest_error <= 1
+
+
+def espan_model(checkpoint: Path) -> onnx.ModelProto:
+    from espan_deploy.deploy import deploy_file
+
+    return deploy_file(checkpoint).model
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("pixels", ["uint8", "float32", "float16"])
+def test_espan_in_fp16_passes_on_set5_and_set14(
+    pixels: str, espan: onnx.ModelProto, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = description_from_metadata({entry.key: entry.value for entry in espan.metadata_props})
+    assert described is not None
+    reference = graph_upscaler(espan, described)
+    half = to_half(with_pixels(espan, described, pixels)).model  # type: ignore[arg-type]
+    candidate = replace(described, pixels=pixels, precision="fp16")
+    for name in ("Set5", "Set14"):
+        shown = load_images(shared / "images" / name, described.scale)
+        measured = compare(reference, graph_upscaler(half, candidate), shown)
+        with capsys.disabled():
+            print(f"\nESPAN FP16, {pixels} pixels, {name}: {measured.summary()}")
+        assert measured.truth_db is not None
+        assert not measured.violations(ESPAN_BUDGET)
+
+
+@pytest.fixture(scope="module")
+def espan(espan_checkpoint: Path) -> onnx.ModelProto:
+    return espan_model(espan_checkpoint)
+
+
+@pytest.mark.shared
+def test_auto_rescues_an_espan_whose_block_overflows(espan: onnx.ModelProto, images: list[VerifyImage]) -> None:
+    described = description_from_metadata({entry.key: entry.value for entry in espan.metadata_props})
+    assert described is not None
+    broken = onnx.ModelProto()
+    broken.CopyFrom(espan)
+    # The sum before the tail is linear up to the end: a factor there, and its inverse behind, change nothing.
+    factor = 4096.0
+    for name in [t.name for t in espan.graph.initializer if "tea_conv_cat" in t.name]:
+        _scale(broken, name, factor)
+    _scale(broken, "tea_upsampler.0.eval_conv.weight", 1 / factor)
+    with pytest.raises(VerificationError):
+        half_within_budget(broken, described, images)
+    report = half_within_budget(broken, described, images, keep_fp32="auto")
+    assert 1 <= len(report.kept) <= 3
+
+
+def _scale(model: onnx.ModelProto, name: str, factor: float) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), name))
