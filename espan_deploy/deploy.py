@@ -19,7 +19,7 @@ from espan_deploy.backends.model import ModelFile
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import ExportError, VerificationError
 from espan_deploy.fold import Borders, FoldReport, fold
-from espan_deploy.graph import Complexity, complexity, reach
+from espan_deploy.graph import Complexity, complexity, lowered, reach
 from espan_deploy.sources import ONNX_SUFFIX, Source, graph_source, network_source
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def deploy_graph(
 def _deploy(
     unfolded: ir.Model, source: Source, value_range: float, forward: Forward, *, borders: Borders, folding: bool
 ) -> Deployment:
+    unfolded = lowered(unfolded)
     before = complexity(unfolded)
     if folding:
         result = fold(unfolded, borders=borders)

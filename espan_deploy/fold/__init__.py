@@ -14,12 +14,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from espan_deploy.errors import FoldError
-from espan_deploy.fold.affine import Kind, barrier, classify, data_inputs
+from espan_deploy.fold.affine import barrier
 from espan_deploy.fold.evaluate import Evaluator, fold_constants, narrow, widen
 from espan_deploy.fold.identify import TOLERANCE, Identified, identify
 from espan_deploy.fold.regions import Region, channels_of, has_weights, module_path, regions_of
 from espan_deploy.fold.report import FoldReport, FoldSite, Refusal
 from espan_deploy.fold.surgery import replace_region
+from espan_deploy.graph.kinds import Kind, classify, data_inputs
+from espan_deploy.graph.lowering import lowered
 
 __all__ = ["Borders", "FoldReport", "FoldResult", "FoldSite", "Refusal", "fold"]
 
@@ -61,7 +63,7 @@ def fold(model: ir.Model, *, borders: Borders = "exact") -> FoldResult:
     and reports the error there.
     Raises FoldError where the graph cannot be evaluated in float64.
     """
-    wide = widen(model)
+    wide = widen(lowered(model))
     fold_constants(wide.graph)
     RemoveUnusedNodesPass()(wide)
     folder = _Folder(wide, borders)
@@ -118,7 +120,7 @@ class _Folder:
         best: _Candidate | None = None
         refusal: Refusal | None = None
         for region in regions_of(target, self._positions, self._kinds):
-            gone = region.removable()
+            gone = region.removable(self._kinds)
             if len(region.nodes) < 2 or not any(map(has_weights, gone)):
                 continue
             before = sum(self._multiply_adds(node) for node in gone)

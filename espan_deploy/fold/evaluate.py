@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,58 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from espan_deploy.errors import FoldError
-from espan_deploy.fold.affine import Kind, classify
 from espan_deploy.fold.algebra import convolve
+from espan_deploy.graph.kinds import Kind, classify
 
 Known = dict[ir.Value, NDArray[Any]]
 
 MAX_CONSTANT_BYTES = 1 << 28
 """A constant larger than this is left to the runtime to compute: it would only swell the file."""
+
+
+SYMBOLIC_SIZE = re.compile(r"(\w+)(?: ([+-]) (\d+))?")
+"""How exporters write a size: ``height``, ``height + 2``."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large feature maps are that a region reads the shape of, but not the values.
+
+    symbols: what each symbol in the graph's shapes stands for. otherwise: batch, height and width where there is none.
+    """
+
+    symbols: Mapping[str, int]
+    otherwise: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, known: Known) -> Sizes:
+        """The sizes under which these feature maps have their shapes."""
+        symbols: dict[str, int] = {}
+        for value, array in known.items():
+            for dim, size in zip(value.shape or (), array.shape, strict=False):
+                if (parsed := _parsed(dim)) is not None:
+                    symbols.setdefault(parsed[0], size - parsed[1])
+        batch, _, height, width = next(iter(known.values())).shape
+        return cls(symbols, (batch, height, width))
+
+    def shape_of(self, value: ir.Value | None) -> NDArray[np.int64]:
+        """Raises FoldError where the value is no feature map."""
+        if value is None or value.shape is None or len(value.shape) != 4 or not isinstance(value.shape[1], int):
+            raise FoldError(f"the shape of {None if value is None else value.name} is needed, and not known")
+        otherwise = (self.otherwise[0], value.shape[1], *self.otherwise[1:])
+        shape = list(otherwise)
+        for axis, dim in enumerate(value.shape):
+            if (parsed := _parsed(dim)) is not None and parsed[0] in self.symbols:
+                shape[axis] = self.symbols[parsed[0]] + parsed[1]
+        return np.array(shape, np.int64)
+
+
+def _parsed(dim: int | ir.SymbolicDim) -> tuple[str, int] | None:
+    """``height + 2`` as its symbol and what is added to it; None for numbers and longer formulas."""
+    match = None if isinstance(dim, int) or dim.value is None else SYMBOLIC_SIZE.fullmatch(dim.value)
+    if match is None:
+        return None
+    return match[1], int(f"{match[2] or '+'}{match[3] or 0}")
 
 
 class Evaluator:
@@ -28,10 +75,10 @@ class Evaluator:
         self._runners: dict[tuple[ir.Node, tuple[str, ...]], ReferenceEvaluator] = {}
         self._constants: Known = {}
 
-    def value(self, value: ir.Value, known: Known, sizes: tuple[int, int, int] | None = None) -> NDArray[Any]:
+    def value(self, value: ir.Value, known: Known, sizes: Sizes | None = None) -> NDArray[Any]:
         """The array of a value, computing what is missing from ``known``, which gains all that was computed.
 
-        sizes: batch, height and width that the shape of an unknown feature map is taken to have.
+        sizes: what the shape of a feature map is taken to be where the map itself is not known.
         Raises FoldError where a node fails or an input is neither known nor computable.
         """
         pending = [value]
@@ -49,8 +96,7 @@ class Evaluator:
             if node.op_type == "Shape" and sizes is not None and node.inputs[0] not in known:
                 known[wanted] = _assumed_shape(node, sizes)
                 continue
-            needed = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
-            missing = [v for v in needed if v is not None and v not in known]
+            missing = [v for v in node.inputs if v is not None and v not in known]
             if missing:
                 pending.extend(missing)
                 continue
@@ -65,8 +111,6 @@ class Evaluator:
         return self._constants[value]
 
     def _run(self, node: ir.Node, known: Mapping[ir.Value, NDArray[Any]]) -> list[NDArray[Any]]:
-        if node.op_type == "CastLike":
-            return [known[_input(node, 0)].astype(_numpy_dtype(_input(node, 1)))]
         inputs = [None if v is None else known[v] for v in node.inputs]
         if node.op_type == "Conv" and (fast := _convolve_node(node, inputs)) is not None:
             return [fast]
@@ -80,27 +124,10 @@ class Evaluator:
             raise FoldError(f"{node.op_type} {node.name} could not be evaluated: {exc}") from exc
 
 
-def _input(node: ir.Node, index: int) -> ir.Value:
-    value = node.inputs[index]
-    if value is None:
-        raise FoldError(f"{node.op_type} {node.name} lacks an input")
-    return value
-
-
-def _numpy_dtype(value: ir.Value) -> np.dtype[Any]:
-    """The type of a value that need not be computed; features are float64 wherever the graph does not say."""
-    return np.dtype(np.float64) if value.dtype is None else value.dtype.numpy()
-
-
-def _assumed_shape(node: ir.Node, sizes: tuple[int, int, int]) -> NDArray[np.int64]:
-    """What a Shape node gives for a feature map of these batch, height and width."""
-    source = node.inputs[0]
-    channels = None if source is None or source.shape is None or len(source.shape) != 4 else source.shape[1]
-    if not isinstance(channels, int):
-        raise FoldError(f"the shape read by {node.name} is not known")
-    shape = np.array([sizes[0], channels, *sizes[1:]], np.int64)
+def _assumed_shape(node: ir.Node, sizes: Sizes) -> NDArray[np.int64]:
+    """What a Shape node gives for a feature map that is not known."""
     start, end = (node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end"))
-    return shape[start:end]
+    return sizes.shape_of(node.inputs[0])[start:end]
 
 
 def _convolve_node(node: ir.Node, inputs: list[NDArray[Any] | None]) -> NDArray[Any] | None:

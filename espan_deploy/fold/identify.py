@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from espan_deploy.errors import FoldError
 from espan_deploy.fold.algebra import Array, Convolution, Term, convolution_from_taps, convolve, summed
-from espan_deploy.fold.evaluate import Evaluator, Known
+from espan_deploy.fold.evaluate import Evaluator, Known, Sizes
 from espan_deploy.fold.regions import Region, channels_of
 
 TOLERANCE = 1e-12
@@ -106,8 +106,7 @@ class _Probe:
     def run(self, arrays: list[Array]) -> Array:
         """The region's output for one array per source; FoldError where it makes no feature map of them."""
         known: Known = dict(zip(self._region.sources, arrays, strict=True))
-        batch, _, height, width = arrays[0].shape
-        result = self._evaluator.value(self._region.target, known, (batch, height, width))
+        result = self._evaluator.value(self._region.target, known, Sizes.of(known))
         if result.ndim != 4 or result.dtype != np.float64:
             raise FoldError(f"it makes {result.dtype} of shape {result.shape}, not a feature map")
         return cast(Array, result)
@@ -206,7 +205,14 @@ def _node_radius(node: ir.Node) -> int:
         widths = node.inputs[1].const_value
         return 2 if widths is None else int(np.abs(widths.numpy()).max(initial=0))
     if node.op_type == "Slice":
-        starts = node.inputs[1].const_value if node.inputs[1] is not None else None
-        # A slice from the end is not a shift; one from the front moves the image by that much.
-        return 1 if starts is None else int(min(np.abs(starts.numpy()).max(initial=0), MAX_RADIUS))
+        starts, axes = (_known_ints(node, index) for index in (1, 3))
+        axes = axes if len(node.inputs) > 3 else list(range(len(starts)))
+        # A slice from the front moves the image by that much; one from the end is no shift, and the proof will tell.
+        shifts = [s for s, axis in zip(starts, axes, strict=False) if axis in (2, 3, -1, -2)]
+        return min(max([0, *shifts]), MAX_RADIUS + 1)
     return 0
+
+
+def _known_ints(node: ir.Node, index: int) -> list[int]:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return [] if value is None or value.const_value is None else [int(i) for i in value.const_value.numpy()]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from espan_deploy.fold.affine import WEIGHT_OPS, Kinds, barrier, data_inputs
+from espan_deploy.fold.affine import WEIGHT_OPS, barrier
+from espan_deploy.graph.kinds import Kind, Kinds, data_inputs
 
 MAX_SOURCES = 8
 """Regions that read more feature maps than this are not tried: no network needs them, and each costs a measurement."""
@@ -25,19 +26,24 @@ class Region:
     sources: tuple[ir.Value, ...]
     nodes: tuple[ir.Node, ...]
 
-    def removable(self) -> tuple[ir.Node, ...]:
+    def removable(self, kinds: Kinds) -> tuple[ir.Node, ...]:
         """The nodes nobody else needs once the target is computed another way."""
         gone: set[ir.Node] = set()
         for node in reversed(self.nodes):
-            if all(_only_used_by(output, gone, self.target) for output in node.outputs):
+            if all(_only_used_by(output, gone, self.target, kinds) for output in node.outputs):
                 gone.add(node)
         return tuple(node for node in self.nodes if node in gone)
 
 
-def _only_used_by(value: ir.Value, gone: set[ir.Node], target: ir.Value) -> bool:
+def _only_used_by(value: ir.Value, gone: set[ir.Node], target: ir.Value, kinds: Kinds) -> bool:
+    """Whether nodes that go are all that use a value, directly or to learn its size."""
     if value is target:
         return True
-    return not value.is_graph_output() and all(consumer in gone for consumer in value.consumers())
+    return not value.is_graph_output() and all(
+        consumer in gone
+        or all(kinds[o] != Kind.DATA and _only_used_by(o, gone, target, kinds) for o in consumer.outputs)
+        for consumer in value.consumers()
+    )
 
 
 def channels_of(value: ir.Value) -> int | None:
@@ -68,7 +74,7 @@ def regions_of(target: ir.Value, positions: dict[ir.Node, int], kinds: Kinds) ->
         if len(frontier) > MAX_SOURCES or any(channels_of(v) is None for v in frontier):
             continue
         if len(frontier) == 1 or all(
-            _affine_producer(v, kinds) is None or not _only_used_by(v, nodes, target) for v in frontier
+            _affine_producer(v, kinds) is None or not _only_used_by(v, nodes, target, kinds) for v in frontier
         ):
             # The order of sources follows the graph, so that folding twice gives the same file.
             sources = sorted(frontier, key=lambda v: -1 if v.producer() is None else positions[_producer(v)])

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from espan_deploy.fold.affine import Kind, Kinds, classify
+from espan_deploy.graph.kinds import Kind, Kinds, classify
 
 
 @dataclass(frozen=True)
