@@ -1,0 +1,1 @@
+"""Engines: built from recipes, described by manifests, cached by content."""
