@@ -78,6 +78,20 @@ def deploy_file(
     return deploy_network(network, source, borders=borders, folding=folding, static_size=static_size)
 
 
+def folded_checkpoint(path: Path) -> bytes:
+    """The deploy form of a training-form checkpoint of a known network, as a safetensors file.
+
+    Raises CheckpointError where it is none, FoldError where its deploy form is not known.
+    """
+    from safetensors.torch import save
+
+    from espan_deploy.networks.folded import deploy_state
+
+    network, source = network_source(path)
+    metadata = {"network": source.network, "form": "deploy", "made_from_sha256": source.sha256}
+    return save(deploy_state(network), metadata)
+
+
 def deploy_network(
     network: Network,
     source: Source,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 GIGA, MILLION = 1e9, 1e6
 
+CHECKPOINT_SUFFIX = ".safetensors"
+
 
 class SizeType(click.ParamType[tuple[int, int]]):
     """``256x256``: height, then width."""
@@ -48,7 +50,7 @@ Examples:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Where to write.  [default: CHECKPOINT's name, .onnx, here]",
+    help="Where to write; .safetensors for the folded checkpoint.  [default: CHECKPOINT's name, .onnx, here]",
 )
 @click.option("--network", "network_class", metavar="FILE.py:CLASS", help="A network class of your own.")
 @click.option("--network-args", default="{}", metavar="JSON", help="Its keyword arguments, as a JSON object.")
@@ -85,12 +87,12 @@ def command(  # noqa: PLR0917 - click passes options by name
     The network is recognised from the checkpoint's keys and shapes. Every linear part is folded into single
     convolutions, proven equal in float64, and the result is compared with the network itself before it is written.
     """
-    from espan_deploy.deploy import deploy_file, deployment_json
+    from espan_deploy.deploy import deploy_file, deployment_json, folded_checkpoint
     from espan_deploy.files import write_atomically
 
     target = output or Path(checkpoint.with_suffix(".onnx").name)
-    if target.suffix != ".onnx":
-        raise click.UsageError(f"-o takes a name that ends in .onnx, not {target.name}")
+    if target.suffix not in (".onnx", CHECKPOINT_SUFFIX):
+        raise click.UsageError(f"-o takes a name that ends in .onnx or {CHECKPOINT_SUFFIX}, not {target.name}")
     if target.exists() and target.samefile(checkpoint):
         raise InputError(f"{target} is the file that is being exported", hint="name another output with -o")
     if not target.absolute().parent.is_dir():
@@ -101,6 +103,14 @@ def command(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError(f"--network-args is not JSON: {exc}") from exc
     if not isinstance(arguments, dict):
         raise click.UsageError("--network-args takes a JSON object, such as '{\"upscale\": 4}'")
+    if target.suffix == CHECKPOINT_SUFFIX:
+        write_atomically(target, folded_checkpoint(checkpoint))
+        click.echo(
+            json.dumps({"schema_version": 1, "output": str(target)})
+            if as_json
+            else f"wrote the deploy form, {target} ({target.stat().st_size / MILLION:.2f} MB)"
+        )
+        return
     deployment = deploy_file(
         checkpoint,
         network_class=network_class,

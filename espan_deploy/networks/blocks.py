@@ -53,6 +53,8 @@ class Conv3XC(nn.Module):
     recomputed from these and may be stale.
     """
 
+    deploy_key = "eval_conv"
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 3, *, bias: bool = True, gain: int = 2
     ) -> None:
@@ -69,6 +71,8 @@ class Conv3XC(nn.Module):
         out: Tensor = self.conv(F.pad(x, (self.margin,) * 4)) + self.sk(x)
         return out
 
+    linear = forward
+
 
 class LoRAConv(nn.Conv2d):
     """A "same" convolution with a low-rank update of its weight (ConvLoRA; NTIRE 2025, team EMSR).
@@ -76,6 +80,8 @@ class LoRAConv(nn.Conv2d):
     Keys: ``weight``, ``bias``, ``lora_A`` (rank * k, in * k) and ``lora_B`` (out * k, rank * k). The weight is the
     frozen one, before the update was merged into it.
     """
+
+    deploy_key = ""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, rank: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
@@ -85,6 +91,8 @@ class LoRAConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         update = (self.lora_B @ self.lora_A).view(self.weight.shape) * LORA_SCALING
         return F.conv2d(x, self.weight + update, self.bias, padding=self.padding)
+
+    linear = forward
 
 
 class GeneralRepConv(nn.Module):

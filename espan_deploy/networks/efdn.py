@@ -52,6 +52,8 @@ class EdgeBranch(nn.Module):
 class EDBB(nn.Module):
     """Edge-enhanced diverse branch block, in either form, and its PReLU."""
 
+    deploy_key = "rep_conv"
+
     def __init__(self, channels: int, *, training_form: bool) -> None:
         super().__init__()
         self.rep_conv = nn.Conv2d(channels, channels, 3, padding=1)
@@ -62,11 +64,15 @@ class EDBB(nn.Module):
                 self.add_module(name, EdgeBranch(channels, edge_filter))
         self.act = nn.PReLU(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.rep_conv(x)
+    def linear(self, x: Tensor) -> Tensor:
+        """The sum of the branches."""
+        out: Tensor = self.rep_conv(x)
         for name in self.branches:
             out = out + self.get_submodule(name)(x)
-        activated: Tensor = self.act(out)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated: Tensor = self.act(self.linear(x))
         return activated
 
 

@@ -20,6 +20,8 @@ from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, sc
 class RepConv(nn.Module):
     """The training-form twin of :class:`EvalConv`."""
 
+    deploy_key = "eval_conv"
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__()
         self.rep = GeneralRepConv(in_channels, out_channels, kernel_size)
@@ -27,6 +29,8 @@ class RepConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.rep(x)
         return out
+
+    linear = forward
 
 
 class ESPAN(nn.Module):

@@ -33,6 +33,8 @@ class PlainConv(nn.Module):
 class RepMBConv(nn.Module):
     """Training form: 1x1 expansion, 3x3, 1x1 reduction, beside a 1x1. The expansion's bias fills its padding."""
 
+    deploy_key = "conv"
+
     def __init__(self, in_channels: int, out_channels: int, *, ratio: int = 2) -> None:
         super().__init__()
         self.identity_conv = nn.Conv2d(in_channels, out_channels, 1)
@@ -46,6 +48,8 @@ class RepMBConv(nn.Module):
         padded = bias_padded(x, expand.weight, expand.bias)
         out: Tensor = self.reduce_conv(self.fea_conv(padded)) + self.identity_conv(x)
         return out
+
+    linear = forward
 
 
 class LearntScale(nn.Module):
@@ -73,6 +77,8 @@ class LearntScale(nn.Module):
 class RepMBConvSE(nn.Module):
     """Training form: as :class:`RepMBConv`, with a learnt scale and two skips instead of the 1x1 beside it."""
 
+    deploy_key = "conv"
+
     def __init__(self, channels: int, *, ratio: int = 2) -> None:
         super().__init__()
         self.expand_conv = nn.Conv2d(channels, channels * ratio, 1)
@@ -86,6 +92,8 @@ class RepMBConvSE(nn.Module):
         padded = bias_padded(x, expand.weight, expand.bias)
         out: Tensor = self.reduce_conv(self.se(self.fea_conv(padded)) + expand(x)) + x
         return out
+
+    linear = forward
 
 
 class RepBlock(nn.Module):
