@@ -13,7 +13,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from espan_deploy.description import Pixels
 from espan_deploy.errors import RecipeError
-from espan_deploy.precision.gate import Budget
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,6 +89,20 @@ class RunSettings:
     cuda_graph: bool = False
     specialization: Literal["lazy", "eager", "none"] = "lazy"
     threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far from FP32 a model may be.
+
+    min_psnr_db: between the 8-bit outputs of both. max_truth_drop_db: how much PSNR against the truth may be lost,
+    averaged over the images that have one. max_share_off_by_more: of values more than one level apart.
+    """
+
+    min_psnr_db: float = 55.0
+    max_truth_drop_db: float = 0.01
+    max_share_off_by_more: float = 0.0005
+    max_nonfinite: int = 0
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Backend:
     """One entry of the registry.
 
     packages: any of which installs the runtime. remedy: the command that installs one.
+    automatic: whether "auto" may take it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Backend:
     module_name: str
     packages: tuple[str, ...]
     remedy: str
+    automatic: bool = True
 
     @property
     def module(self) -> BackendModule:
@@ -91,8 +93,32 @@ class Backend:
 
 
 CPU_REMEDY = "pip install 'espan-deploy[cpu]'"
+GPU_REMEDY = "pip install 'espan-deploy[gpu]' on a machine with an NVIDIA GPU and its driver"
 
 BACKENDS: tuple[Backend, ...] = (
+    Backend("tensorrt", "TensorRT", "espan_deploy.engine.tensorrt", ("tensorrt",), GPU_REMEDY),
+    Backend(
+        "tensorrt-rtx",
+        "TensorRT-RTX",
+        "espan_deploy.engine.tensorrt_rtx",
+        ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
+        "pip install 'espan-deploy[rtx]' pycuda",
+    ),
+    Backend(
+        "onnxruntime-tensorrt",
+        "ONNX Runtime's TensorRT provider",
+        "espan_deploy.backends.onnxruntime_tensorrt",
+        ("onnxruntime-gpu",),
+        GPU_REMEDY,
+        automatic=False,
+    ),
+    Backend(
+        "onnxruntime-cuda",
+        "ONNX Runtime's CUDA provider",
+        "espan_deploy.backends.onnxruntime_cuda",
+        ("onnxruntime-gpu",),
+        GPU_REMEDY,
+    ),
     Backend("openvino", "OpenVINO", "espan_deploy.backends.openvino", ("openvino",), CPU_REMEDY),
     Backend(
         "onnxruntime",
@@ -133,6 +159,8 @@ def choose(engine: str = "auto") -> Choice:
         return Choice(backend, "asked for")
     passed: list[str] = []
     for backend in BACKENDS:
+        if not backend.automatic:
+            continue
         reason = backend.unavailable_reason()
         if reason is None:
             because = "first choice" if not passed else "; ".join(passed)

@@ -28,6 +28,19 @@ def gpu_unavailable_reason() -> str | None:
     return None
 
 
+def driver_unavailable_reason() -> str | None:
+    """Why the NVIDIA driver cannot be used, or None; asked of the driver itself, so pycuda is not needed."""
+    try:
+        code = _driver().cuInit(0)
+    except OSError:
+        return "there is no NVIDIA driver"
+    return None if code == 0 else f"the NVIDIA driver answers error {code}"
+
+
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
 class Buffer:
     """Device memory. address: what kernels take. Freed with the object, or by ``free``."""
 
@@ -119,7 +132,7 @@ class Graph:
     """A recorded sequence of launches, replayed as one. pycuda has none, so this asks the driver itself."""
 
     def __init__(self, stream: Any, work: Callable[[], None]) -> None:
-        self._driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        self._driver = _driver()
         self._executable = ctypes.c_void_p()
         graph = ctypes.c_void_p()
         handle = ctypes.c_void_p(stream.handle)

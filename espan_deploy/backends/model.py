@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from espan_deploy.backends.manifest import ENGINE_SUFFIX, read_engine
 from espan_deploy.description import ModelDescription, description_from_metadata
 from espan_deploy.errors import ExportError, InputError
 
@@ -36,10 +37,14 @@ class ModelFile:
 
 
 def read_model(path: Path) -> ModelFile:
-    """Read an ONNX file and its description.
+    """Read an ONNX file and its description, or an engine and its manifest's.
 
-    Raises InputError where the file cannot be read, ExportError where it is no ONNX file or does not describe itself.
+    Raises InputError where the file cannot be read, ExportError where it is no ONNX file or does not describe itself,
+    EngineMismatchError where an engine is not what its manifest says.
     """
+    if path.suffix == ENGINE_SUFFIX:
+        engine, manifest = read_engine(path)
+        return ModelFile(path, engine, manifest.model_description())
     try:
         data = path.read_bytes()
     except OSError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,20 +34,21 @@ def preferred_precision() -> str:
 def open_runners(model: ModelFile, *, precision: str, threads: int | None, lanes: int) -> list[Runner]:
     """Runners over shared sessions, each using its share of the threads."""
     del precision
-    sessions = _Sessions(model, max(1, (threads or os.cpu_count() or 1) // lanes))
+    sessions = Sessions(model, max(1, (threads or os.cpu_count() or 1) // lanes))
     return [OnnxRuntimeRunner(sessions) for _ in range(lanes)]
 
 
-class _Sessions:
+class Sessions:
     """One session for bytes and one for floats, made when first asked for."""
 
-    def __init__(self, model: ModelFile, threads: int) -> None:
-        self.model, self.threads = model, threads
+    def __init__(self, model: ModelFile, threads: int, providers: Sequence[Any] = PROVIDERS) -> None:
+        self.model, self.threads, self.providers = model, threads, list(providers)
         self._lock = threading.Lock()
         self._sessions: dict[str, Any] = {}
         self.get("uint8")
 
     def get(self, pixels: str) -> Any:
+        """The session for "uint8" or "float32" images."""
         with self._lock:
             if pixels not in self._sessions:
                 self._sessions[pixels] = self._make(pixels)
@@ -75,7 +77,7 @@ class _Sessions:
         # Sizes change from call to call: memory patterns of past shapes would only pile up.
         options.enable_mem_pattern = False
         try:
-            return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=PROVIDERS)
+            return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=self.providers)
         except Exception as exc:  # its errors share no base class
             raise EngineBuildError(f"ONNX Runtime refuses {self.model.path.name}: {exc}") from exc
 
@@ -83,7 +85,7 @@ class _Sessions:
 class OnnxRuntimeRunner(Runner):
     """A model in ONNX Runtime."""
 
-    def __init__(self, sessions: _Sessions) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         import onnxruntime
 
         self._sessions = sessions

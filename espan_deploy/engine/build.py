@@ -14,12 +14,7 @@ import onnx
 from espan_deploy import __version__, backends
 from espan_deploy.backends import trt_module
 from espan_deploy.backends.cuda_memory import Device
-from espan_deploy.backends.model import ModelFile
-from espan_deploy.backends.trt_build import BuiltEngine, Tensor, build_engine
-from espan_deploy.backends.trt_module import BuildProgress
-from espan_deploy.description import ModelDescription, description_from_metadata
-from espan_deploy.engine import cache
-from espan_deploy.engine.manifest import (
+from espan_deploy.backends.manifest import (
     ENGINE_SUFFIX,
     Manifest,
     changes,
@@ -27,6 +22,11 @@ from espan_deploy.engine.manifest import (
     key_of,
     read_manifest,
 )
+from espan_deploy.backends.model import ModelFile
+from espan_deploy.backends.trt_build import BuiltEngine, Tensor, build_engine
+from espan_deploy.backends.trt_module import BuildProgress
+from espan_deploy.description import ModelDescription, description_from_metadata
+from espan_deploy.engine import cache
 from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, ExportError, InputError, VerificationError
 from espan_deploy.pixels import with_pixels
 from espan_deploy.precision.gate import compare, graph_upscaler, runner_upscaler
@@ -344,6 +344,6 @@ def _graph_tensors(graph: onnx.ModelProto) -> tuple[Tensor, ...]:
 
 def describe_engine(path: Path) -> Manifest:
     """The manifest of an engine file, after its bytes were held against it. Raises as ``read_engine`` does."""
-    from espan_deploy.engine.manifest import read_engine
+    from espan_deploy.backends.manifest import read_engine
 
     return read_engine(path)[1]

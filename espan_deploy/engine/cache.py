@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from espan_deploy.engine.manifest import ENGINE_SUFFIX, Manifest, manifest_path, read_engine, read_manifest
+from espan_deploy.backends.manifest import ENGINE_SUFFIX, Manifest, manifest_path, read_engine, read_manifest
 from espan_deploy.errors import EngineBuildError, EngineMismatchError, InputError
 from espan_deploy.files import write_atomically
 

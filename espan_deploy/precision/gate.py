@@ -17,6 +17,7 @@ from espan_deploy.backends.graph_evaluator import GraphEvaluator
 from espan_deploy.description import ModelDescription
 from espan_deploy.precision.emulate import emulate_half
 from espan_deploy.precision.images import VerifyImage
+from espan_deploy.recipes import Budget
 
 Upscaler = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 """(H, W, 3) uint8 -> (scale*H, scale*W, 3) in levels, 0 black and 255 white, as little rounded as can be had."""
@@ -25,20 +26,6 @@ BORDER = 4
 """Pixels left out on every side when comparing with the truth, as everybody does."""
 
 MIN_TRUTH_SIDE = 2 * BORDER + 1
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How far from FP32 a model may be.
-
-    min_psnr_db: between the 8-bit outputs of both. max_truth_drop_db: how much PSNR against the truth may be lost,
-    averaged over the images that have one. max_share_off_by_more: of values more than one level apart.
-    """
-
-    min_psnr_db: float = 55.0
-    max_truth_drop_db: float = 0.01
-    max_share_off_by_more: float = 0.0005
-    max_nonfinite: int = 0
 
 
 @dataclass(frozen=True)

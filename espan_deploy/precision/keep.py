@@ -15,10 +15,11 @@ from onnx import inliner
 from espan_deploy.backends.graph_evaluator import GraphEvaluator
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import VerificationError
-from espan_deploy.precision.gate import Budget, Comparison, Upscaler, compare_levels, graph_upscaler
+from espan_deploy.precision.gate import Comparison, Upscaler, compare_levels, graph_upscaler
 from espan_deploy.precision.half import HALF_MAX, HalfResult, to_half
 from espan_deploy.precision.images import VerifyImage
 from espan_deploy.precision.layers import layers_of, name_nodes
+from espan_deploy.recipes import Budget
 
 KeepFp32 = Sequence[str] | Literal["auto"]
 

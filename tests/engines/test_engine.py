@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 from synthetic import save_synthetic, synthetic_model
 
+from espan_deploy.backends.manifest import changes, check_runtime, manifest_path, read_engine
 from espan_deploy.engine import cache as caching
 from espan_deploy.engine.build import EngineResult, describe_engine, engine_from_onnx
-from espan_deploy.engine.manifest import changes, check_runtime, manifest_path, read_engine
 from espan_deploy.errors import (
     BackendUnavailableError,
     EngineBuildError,

@@ -17,10 +17,11 @@ from synthetic import synthetic_description, synthetic_model
 from espan_deploy.description import description_from_metadata
 from espan_deploy.errors import InputError, VerificationError
 from espan_deploy.pixels import with_pixels
-from espan_deploy.precision.gate import Budget, Upscaler, compare, graph_upscaler, runner_upscaler
+from espan_deploy.precision.gate import Upscaler, compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import to_half
 from espan_deploy.precision.images import MAX_SIDE, VerifyImage, generated_images, load_images
 from espan_deploy.precision.keep import half_within_budget, layer_errors
+from espan_deploy.recipes import Budget
 
 SCALE = 4
 ESPAN_BUDGET = Budget(min_psnr_db=55.0, max_truth_drop_db=0.01)

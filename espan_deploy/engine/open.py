@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from espan_deploy.backends import trt_module
 from espan_deploy.backends.base import Runner
 from espan_deploy.backends.cuda_memory import Device, gpu_unavailable_reason
+from espan_deploy.backends.manifest import ENGINE_SUFFIX, check_bytes, check_runtime, read_engine, read_manifest
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.errors import EngineMismatchError
 from espan_deploy.recipes import RunSettings, load_recipe
 
 AT_HAND = {"tensorrt": "this-gpu-fp16", "tensorrt-rtx": "this-gpu-rtx-fp16"}
 """The recipe an ONNX file is built with when it is opened."""
-
-ENGINE_SUFFIX = ".engine"
 
 
 def trt_unavailable_reason(name: str) -> str | None:
@@ -31,7 +31,6 @@ def open_trt_runners(name: str, model: ModelFile, *, precision: str, lanes: int)
     """
     from espan_deploy.backends.trt import LoadedEngine, TrtRunner
     from espan_deploy.engine.cache import cache_folder, write_file
-    from espan_deploy.engine.manifest import check_bytes, check_runtime, read_engine, read_manifest
 
     trt = trt_module.load_module(name)
     device = Device()
@@ -67,8 +66,6 @@ def open_trt_runners(name: str, model: ModelFile, *, precision: str, lanes: int)
 
 
 def _build_at_hand(name: str, model: ModelFile, precision: str) -> Path:
-    from dataclasses import replace
-
     from espan_deploy.engine.build import engine_from_onnx
 
     recipe = replace(load_recipe(AT_HAND[name]), precision="fp32" if precision == "fp32" else "fp16")
