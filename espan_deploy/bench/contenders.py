@@ -1,0 +1,180 @@
+"""What takes part: models from files, opened in engines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from espan_deploy import backends
+from espan_deploy.backends.base import Images, Runner
+from espan_deploy.backends.model import ModelFile, read_model
+from espan_deploy.errors import BackendUnavailableError, InputError
+
+if TYPE_CHECKING:
+    from espan_deploy.networks import Network
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that takes part. name: unique in the run. network: the checkpoint's, where one was given."""
+
+    name: str
+    file: ModelFile
+    network: Network | None = None
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine and what it computes in."""
+
+    backend: backends.Backend
+    precision: str
+
+
+@dataclass
+class Contender:
+    """A model in an engine. form: what of the model runs: "folded", or "as trained" in PyTorch."""
+
+    name: str
+    model: Model
+    engine: str
+    precision: str
+    runner: Runner
+    form: str = "folded"
+    failures: list[str] = field(default_factory=list)
+
+    def __call__(self, images: Images) -> Mapping[str, float] | None:
+        """Upscale, and tell the stages' milliseconds where the engine measured them."""
+        self.runner.infer(images)
+        stages: Mapping[str, float] | None = getattr(self.runner, "last_stages_ms", None)
+        return stages
+
+    def facts(self) -> dict[str, Any]:
+        """Plain data for the report."""
+        return {
+            "name": self.name,
+            "model": self.model.name,
+            "engine": self.engine,
+            "precision": self.precision,
+            "form": self.form,
+            "info": asdict(self.runner.info),
+        }
+
+
+def load_models(paths: Sequence[Path], checkpoints: Sequence[Path] = ()) -> list[Model]:
+    """ONNX models and checkpoints; a checkpoint is exported in memory. checkpoints: of ONNX models among them.
+
+    Raises what reading and exporting raise; InputError where a file is named twice or a checkpoint is nobody's.
+    """
+    doubled = sorted({str(path) for path in paths if list(paths).count(path) > 1})
+    if doubled:
+        raise InputError(f"named twice: {', '.join(doubled)}")
+    loaded: list[tuple[ModelFile, Network | None]] = []
+    for path in paths:
+        if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+            loaded.append(_from_checkpoint(path))
+        else:
+            loaded.append((read_model(path), None))
+    for path in checkpoints:
+        _attach(path, loaded)
+    titles = [file.description.title for file, _ in loaded]
+    models = []
+    for file, network in loaded:
+        title = file.description.title
+        name = title if title and titles.count(title) == 1 else file.path.stem
+        models.append(Model(name, file, network))
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        models = [Model(str(model.file.path), model.file, model.network) for model in models]
+    return models
+
+
+def _from_checkpoint(path: Path) -> tuple[ModelFile, Network | None]:
+    from espan_deploy.deploy import deploy_network
+    from espan_deploy.sources import network_source
+
+    network, source = network_source(path)
+    made = deploy_network(network, source)
+    return ModelFile(path, made.model.SerializeToString(), made.description), network
+
+
+def _attach(path: Path, loaded: list[tuple[ModelFile, Network | None]]) -> None:
+    from espan_deploy.sources import network_source
+
+    network, source = network_source(path)
+    for index, (file, _) in enumerate(loaded):
+        if file.description.source_sha256 == source.sha256:
+            loaded[index] = (file, network)
+            return
+    raise InputError(f"none of the models was exported from {path}", hint="name the checkpoint itself with --model")
+
+
+def engine_choices(names: Sequence[str]) -> list[EngineChoice]:
+    """Engines from their names: "openvino", "openvino:bf16", "auto" (the default of this machine, in FP32 and in
+    its preferred precision), or "all" (every engine and precision that can run here).
+
+    Raises BackendUnavailableError for what is unknown or cannot run here.
+    """
+    found: list[EngineChoice] = []
+    for name in names or ("auto",):
+        engine, _, precision = name.partition(":")
+        if engine == "all":
+            usable = [backend for backend in backends.BACKENDS if backend.unavailable_reason() is None]
+            if not usable:
+                backends.choose("auto")
+            found += [EngineChoice(backend, p) for backend in usable for p in usable_precisions(backend)]
+            continue
+        backend = backends.choose(engine).backend
+        if precision and precision not in backend.module.PRECISIONS:
+            raise BackendUnavailableError(
+                f"{backend.title} has no precision {precision}", hint=f"it has {', '.join(backend.module.PRECISIONS)}"
+            )
+        precisions = [precision] if precision else ["fp32"]
+        if engine == "auto" and not precision:
+            precisions = list(dict.fromkeys(["fp32", backend.module.preferred_precision()]))
+        found += [EngineChoice(backend, p) for p in precisions]
+    return list(dict.fromkeys(found))
+
+
+def usable_precisions(backend: backends.Backend) -> list[str]:
+    """FP32, and the precision this machine is made for."""
+    return list(dict.fromkeys(["fp32", backend.module.preferred_precision()]))
+
+
+def open_contenders(
+    models: Sequence[Model], engines: Sequence[EngineChoice], *, threads: int | None, against_torch: bool
+) -> list[Contender]:
+    """Every model in every engine; with ``against_torch`` also as trained and folded in PyTorch.
+
+    Raises what opening raises, InputError where PyTorch is asked for and a model's checkpoint is not known.
+    """
+    found = []
+    for model in models:
+        for choice in engines:
+            runner = choice.backend.open(model.file, precision=choice.precision, threads=threads)
+            name = f"{model.name} · {choice.backend.name} {choice.precision}"
+            found.append(Contender(name, model, choice.backend.name, choice.precision, runner))
+        if against_torch:
+            found += _torch_contenders(model, threads or os.cpu_count() or 1)
+    return found
+
+
+def _torch_contenders(model: Model, threads: int) -> list[Contender]:
+    if model.network is None:
+        raise InputError(
+            f"--against torch needs the checkpoint of {model.file.path.name}",
+            hint="name it with --checkpoint, or give the checkpoint itself as --model",
+        )
+    from espan_deploy.bench.torch_runner import graph_module, torch_runner
+
+    trained = torch_runner(model.network.module, model.file.description, threads)
+    folded = torch_runner(graph_module(model.file), model.file.description, threads)
+    return [
+        Contender(f"{model.name} · torch as trained", model, "torch", "fp32", trained, "as trained"),
+        Contender(f"{model.name} · torch folded", model, "torch", "fp32", folded, "folded"),
+    ]

@@ -1,0 +1,130 @@
+"""What a graph must at least do, layer by layer: multiply-adds, and bytes that have to move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from espan_deploy.backends.model import ModelFile
+from espan_deploy.errors import ExportError
+
+FLOAT_BYTES = 4
+
+COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution or matrix product on one image.
+
+    read, written: values of activations; weights: values of weights and bias. What lies between two layers (sums,
+    gates, activations) is not counted: engines fuse it into the layer before.
+    """
+
+    name: str
+    op_type: str
+    kernel: str
+    macs: int
+    read: int
+    written: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one image of height x width.
+
+    activations: values written by the layers (the reports' convention). peak_activation_bytes: the most that has to
+    be in memory at once, in float32, running the nodes in the graph's order and dropping each value after its last
+    reader. receptive_field: side in input pixels, None where it is the whole image.
+    """
+
+    height: int
+    width: int
+    parameters: int
+    multiply_adds: int
+    activations: int
+    convolutions: int
+    peak_activation_bytes: int
+    receptive_field: int | None
+    layers: tuple[Layer, ...]
+
+    def to_json(self, *, layers: bool) -> dict[str, Any]:
+        """Plain data, with or without the layers."""
+        document = asdict(self)
+        if not layers:
+            del document["layers"]
+        return document
+
+
+def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
+    """Count a model. Raises ExportError where it is no float32 NCHW graph or its sizes cannot be inferred."""
+    import onnx
+    import onnx_ir as ir
+
+    from espan_deploy.graph import complexity
+    from espan_deploy.graph.complexity import infer_shapes
+
+    model = ir.from_proto(onnx.load_from_string(file.data))
+    if file.description.pixels != "float32":
+        raise ExportError(f"{file.path.name} has {file.description.pixels} pixels inside its graph: layers not counted")
+    counted = complexity(model, height, width)
+    shapes = infer_shapes(model, height, width)
+    by_name = {layer.name: layer for layer in counted.layers}
+    layers = []
+    nodes: Any = model.graph
+    for node in nodes:
+        if node.op_type not in COUNTED:
+            continue
+        cost = by_name[node.name or node.outputs[0].name or ""]
+        weight = shapes[node.inputs[1].name]
+        layers.append(
+            Layer(
+                name=_layer_name(node),
+                op_type=node.op_type,
+                kernel=f"{weight[2]}x{weight[3]}, {weight[1]}→{weight[0]}" if len(weight) == 4 else "",
+                macs=cost.macs,
+                read=_size(shapes, node.inputs[0]),
+                written=cost.activations,
+                weights=cost.parameters,
+            )
+        )
+    halo = file.description.halo
+    return Costs(
+        height=height,
+        width=width,
+        parameters=counted.parameters,
+        multiply_adds=counted.multiply_adds,
+        activations=counted.activations,
+        convolutions=counted.convolutions,
+        peak_activation_bytes=_peak(model, shapes),
+        receptive_field=None if halo is None else 2 * halo + 1,
+        layers=tuple(layers),
+    )
+
+
+def _layer_name(node: Any) -> str:
+    """Of its weights, where they kept the network's own name."""
+    weight = node.inputs[1].name or ""
+    return weight.removesuffix(".weight").removesuffix(".eval_conv") or node.name or node.op_type
+
+
+def _peak(model: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Most bytes alive at once, the image included; values of unknown size count as nothing."""
+    nodes = list(model.graph)
+    constants = set(model.graph.initializers)
+    last_use = {value.name: index for index, node in enumerate(nodes) for value in node.inputs if value is not None}
+    last_use |= {value.name: len(nodes) for value in model.graph.outputs}
+
+    alive = {value.name: _size(shapes, value) for value in model.graph.inputs}
+    peak = sum(alive.values())
+    for index, node in enumerate(nodes):
+        alive |= {value.name: _size(shapes, value) for value in node.outputs if value.name not in constants}
+        peak = max(peak, sum(alive.values()))
+        alive = {name: held for name, held in alive.items() if last_use.get(name, -1) > index}
+    return peak * FLOAT_BYTES
+
+
+def _size(shapes: dict[str, tuple[int, ...]], value: Any) -> int:
+    return math.prod(shapes.get(value.name, (0,)))

@@ -1,0 +1,409 @@
+"""One benchmark from beginning to end, as one JSON document. The reports show this document and nothing else."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from espan_deploy import __version__, backends
+from espan_deploy.bench.contenders import Contender, Model
+from espan_deploy.bench.costs import Costs, graph_costs
+from espan_deploy.bench.environment import BUSY_CORES, CpuUse, environment
+from espan_deploy.bench.images import Case, Pair
+from espan_deploy.bench.measure import Clock, Measurement, Stop, WarmUpLimits, measure
+from espan_deploy.bench.quality import quality
+from espan_deploy.bench.roofline import Peaks, known_gpu, layer_bytes, layer_limit, model_limit, probe_cpu
+from espan_deploy.bench.score import CHALLENGES, Challenge
+from espan_deploy.bench.statistics import NOISY_SPREAD, Summary, ratio_of_medians, summarise, verdicts
+from espan_deploy.errors import ExportError, InferenceError, InputShapeError
+from espan_deploy.graph.complexity import REPORT_SIZE
+
+SCHEMA_VERSION = 1
+
+Document = dict[str, Any]
+
+QUALITIES = ("psnr_rgb_db", "psnr_y_db", "ssim_y")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run. command: as typed, for the report."""
+
+    runs: int = 200
+    seconds: float = 10.0
+    threads: int | None = None
+    challenge: Challenge | None = None
+    layers: bool = False
+    command: str = ""
+    warm_up: WarmUpLimits = field(default_factory=WarmUpLimits)
+
+
+class Suite:
+    """Runs the benchmark; ``document`` grows as it goes, and is whole whenever Ctrl-C ends it.
+
+    probe: measures this CPU, see :func:`espan_deploy.bench.roofline.probe_cpu`; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        contenders: Sequence[Contender],
+        cases: Sequence[Case],
+        settings: Settings,
+        *,
+        pairs: Sequence[Pair] = (),
+        progress: Callable[[str], None] = lambda _: None,
+        clock: Clock = time.perf_counter,
+        probe: Callable[..., Peaks] = probe_cpu,
+    ) -> None:
+        self.contenders, self.cases, self.settings, self.pairs = contenders, cases, settings, pairs
+        self.progress, self.clock, self._probe = progress, clock, probe
+        self.models = list({id(c.model): c.model for c in contenders}.values())
+        self._costs: dict[tuple[str, int, int], Costs | None] = {}
+        self._peaks: dict[str, Peaks] = {}
+        self._measured: dict[str, Measurement] = {}
+        self.document: Document = {
+            "schema_version": SCHEMA_VERSION,
+            "tool": {"name": "espan-deploy", "version": __version__},
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": settings.command,
+            "interrupted": False,
+            "settings": {
+                "runs": settings.runs,
+                "seconds_per_contender": settings.seconds,
+                "order": "interleaved: every round runs each contender once, in the order of the list",
+                "includes": "bytes in, bytes out: scaling, layout and rounding, transfers to and from a GPU",
+                "excludes": "decoding and encoding files; the warm-up",
+            },
+            "environment": environment(threads=settings.threads),
+            "models": [],
+            "contenders": [contender.facts() for contender in contenders],
+            "cases": [_case_json(case) for case in cases],
+            "results": [],
+            "quality": None,
+            "roofline": [],
+            "challenge": None,
+            "notes": [],
+        }
+
+    def run(self) -> Document:
+        """Everything that was asked for. Raises InputShapeError where a model does not take a size."""
+        try:
+            self._check_sizes()
+            self._describe_models()
+            self._probe_devices()
+            self._time()
+            self._probe_devices()
+            self._set_limits()
+            self._compare_with_truth()
+        except KeyboardInterrupt:
+            self.document["interrupted"] = True
+        if self.settings.challenge is not None:
+            self.document["challenge"] = self._challenge(self.settings.challenge)
+        return self.document
+
+    def _check_sizes(self) -> None:
+        """Each contender takes the smallest input of each case once: better now than after minutes."""
+        for case in self.cases:
+            smallest = min(case.inputs, key=lambda image: image.shape[1] * image.shape[2])
+            for contender in self.contenders:
+                self.progress(f"opening {contender.name}")
+                try:
+                    contender.runner.infer(smallest)
+                except (InferenceError, InputShapeError) as exc:
+                    height, width = smallest.shape[1:3]
+                    raise InputShapeError(
+                        f"{contender.name} does not take {height}x{width}: {exc.message}",
+                        hint=exc.hint or "take larger images, or a larger --size",
+                    ) from exc
+
+    def _describe_models(self) -> None:
+        for model in self.models:
+            self.progress(f"counting {model.name}")
+            self.document["models"].append(self._model_json(model))
+
+    def _model_json(self, model: Model) -> Document:
+        from espan_deploy.networks.catalogue import NETWORKS
+
+        description = model.file.description
+        costs = self._costs_of(model, REPORT_SIZE, REPORT_SIZE)
+        entry = next((entry for entry in NETWORKS if entry.name == description.network), None)
+        unfolded = dict(description.unfolded)
+        return {
+            "name": model.name,
+            "file": model.file.path.name,
+            "sha256": model.file.sha256,
+            "network": description.network,
+            "title": description.title,
+            "scale": description.scale,
+            "form": description.form,
+            "halo": description.halo,
+            "parameters": description.parameters,
+            "multiply_adds": description.multiply_adds,
+            "convolutions": description.convolutions,
+            "unfolded": unfolded,
+            "costs": None if costs is None else costs.to_json(layers=False),
+            "published": [asdict(row) for row in entry.published] if entry else [],
+        }
+
+    def _costs_of(self, model: Model, height: int, width: int) -> Costs | None:
+        key = (model.name, height, width)
+        if key not in self._costs:
+            try:
+                self._costs[key] = graph_costs(model.file, height, width)
+            except ExportError as exc:
+                self._costs[key] = None
+                self._note(exc.message)
+        return self._costs[key]
+
+    def _probe_devices(self) -> None:
+        """Before and after the timing: of a machine that others use too, the better moment counts."""
+        on_cpu: list[tuple[backends.Backend, str]] = []
+        for contender in self.contenders:
+            gpu = known_gpu(contender.runner.info.device)
+            if gpu is not None:
+                self._peaks[_device(contender)] = gpu
+            elif _is_gpu(contender):
+                self._note(f"no datasheet peaks are known for {contender.runner.info.device}: no limit is shown")
+            elif contender.engine != "torch":
+                on_cpu.append((backends.get(contender.engine), contender.precision))
+        if any(not _is_gpu(c) for c in self.contenders):
+            self.progress("probing this machine's peak")
+            threads = self.document["environment"]["threads"]
+            name = self.document["environment"]["cpu"]
+            peaks = self._probe(name, list(dict.fromkeys(on_cpu)), threads=threads)
+            known = self._peaks.get("cpu")
+            self._peaks["cpu"] = peaks if known is None else known.best_of(peaks)
+        self.document["roofline"] = [{"key": key, **peaks.to_json()} for key, peaks in self._peaks.items()]
+
+    def _time(self) -> None:
+        before = CpuUse.now()
+        for case in self.cases:
+            stop = Stop(self.settings.runs, self.settings.seconds)
+            measured = measure(
+                {contender.name: contender for contender in self.contenders},
+                case.inputs,
+                stop,
+                warm_up=self.settings.warm_up,
+                clock=self.clock,
+                progress=lambda text, case=case: self.progress(f"{case.label}: {text}"),  # type: ignore[misc]
+            )
+            self._measured[case.label] = measured
+            self.document["results"] += self._results(case, measured)
+            if measured.interrupted:
+                raise KeyboardInterrupt
+        others = CpuUse.now().others_since(before)
+        self.document["environment"]["other_processes_cores"] = others
+        if others is not None and others > BUSY_CORES:
+            self._note(
+                f"other processes kept {others:.1f} of {os.cpu_count()} cores busy meanwhile: "
+                "trust the ratios, not the milliseconds"
+            )
+
+    def _results(self, case: Case, measured: Measurement) -> list[Document]:
+        found: list[Document] = []
+        first = measured.series[self.contenders[0].name].latencies_ms
+        for contender in self.contenders:
+            series = measured.series[contender.name]
+            result: Document = {"case": case.label, "contender": contender.name, "latency_ms": None}
+            result["warm_up"] = None if series.warm_up is None else asdict(series.warm_up)
+            values = series.latencies_ms
+            if len(values):
+                summary = summarise(values)
+                result["latency_ms"] = asdict(summary)
+                result["verdicts"] = verdicts(summary) + _warm_up_verdict(series.warm_up)
+                result["throughput"] = _throughput(case, summary, contender.model.file.description.scale)
+                ratio = ratio_of_medians(first, values)
+                result["ratio"] = {"to": self.contenders[0].name, **asdict(ratio)}
+                result["stages_ms"] = {s: asdict(summarise(_array(v))) for s, v in series.stages_ms.items()}
+                result["series_ms"] = [1e3 * value for value in series.latencies_s]
+                result["started_s"] = series.started_s
+            found.append(result)
+        noisy = [r["contender"] for r in found if r["latency_ms"] and r["latency_ms"]["spread"] > NOISY_SPREAD]
+        if len(noisy) * 2 > len(found):
+            self._note(f"{case.label}: a noisy machine, {len(noisy)} of {len(found)} series spread widely")
+        return found
+
+    def _set_limits(self) -> None:
+        """Each latency's share of the limit, now that the peaks are known for good."""
+        contenders = {contender.name: contender for contender in self.contenders}
+        cases = {case.label: case for case in self.cases}
+        for result in self.document["results"]:
+            contender, case = contenders[result["contender"]], cases[result["case"]]
+            if result["latency_ms"] is not None:
+                result["limit"] = self._limit(contender, case, result["latency_ms"]["p50"])
+
+    def _limit(self, contender: Contender, case: Case, p50: float) -> Document | None:
+        peaks = self._peaks.get(_device(contender))
+        height, width = case.size or (REPORT_SIZE, REPORT_SIZE)
+        costs = self._costs_of(contender.model, height, width)
+        if peaks is None or costs is None:
+            return None
+        images = case.pixels / (height * width)
+        limit = model_limit(costs, peaks, contender.precision, images)
+        if limit is None:
+            return None
+        flops = 2 * costs.multiply_adds * images
+        moved = sum(layer_bytes(layer, contender.precision, images) for layer in costs.layers)
+        document: Document = {
+            "device": _device(contender),
+            "ms": limit.ms,
+            "compute_ms": limit.compute_ms,
+            "memory_ms": limit.memory_ms,
+            "bound": limit.bound,
+            "share": limit.ms / p50,
+            "gflops": flops / p50 / 1e6,
+            "flops_per_byte": flops / moved,
+        }
+        if self.settings.layers:
+            document["layers"] = [
+                {**asdict(layer), **asdict(layer_limit(layer, peaks, contender.precision, images))}  # type: ignore[arg-type]
+                for layer in costs.layers
+            ]
+        return document
+
+    def _compare_with_truth(self) -> None:
+        if not self.pairs:
+            return
+        table: Document = {"border": {}, "images": [pair.name for pair in self.pairs], "contenders": []}
+        self.document["quality"] = table
+        means: dict[str, dict[str, float | None]] = {}
+        for contender in self.contenders:
+            scale = contender.model.file.description.scale
+            rows = []
+            for pair in self.pairs:
+                self.progress(f"{contender.name}: {pair.name}")
+                figures = quality(contender.runner.infer(pair.low[None])[0], pair.high, scale)
+                rows.append((pair.name, {key: _finite(value) for key, value in asdict(figures).items()}))
+            mean = {key: _mean([row[key] for _, row in rows]) for key in QUALITIES}
+            if contender.precision == "fp32":
+                means.setdefault(contender.model.name, mean)
+            reference = means.get(contender.model.name, {})
+            drop = {key: _difference(mean[key], reference.get(key)) for key in QUALITIES}
+            table["border"][contender.model.name] = scale
+            table["contenders"].append(
+                {
+                    "contender": contender.name,
+                    "mean": mean,
+                    "difference_to_fp32": drop,
+                    "images": [{"image": name, **row} for name, row in rows],
+                }
+            )
+
+    def _challenge(self, challenge: Challenge) -> Document:
+        """The published table, and what was measured, scaled by the baseline where that was measured too."""
+        label = self._challenge_case()
+        results = {r["contender"]: r for r in self.document["results"] if r["case"] == label and r["latency_ms"]}
+        baselines = {
+            (c.engine, c.precision, c.form): results[c.name]["latency_ms"]["p50"]
+            for c in self.contenders
+            if c.name in results and _is_baseline(c.model, challenge)
+        }
+        rows = []
+        for contender in self.contenders:
+            if contender.name not in results:
+                continue
+            p50 = results[contender.name]["latency_ms"]["p50"]
+            base = baselines.get((contender.engine, contender.precision, contender.form))
+            rows.append(self._challenge_row(challenge, contender, p50, base))
+        note = (
+            f"runtimes measured here times {challenge.runtime_ms} ms, the baseline's on the {challenge.device}, over "
+            "the baseline's measured in the same run, engine and precision: an estimate, not a measurement on that GPU"
+            if baselines
+            else f"the baseline ({challenge.network}) was not in this run, so runtimes from here cannot be scored"
+        )
+        return {**challenge.to_json(), "case": label, "scaling": note, "measured": rows}
+
+    def _challenge_row(self, challenge: Challenge, contender: Contender, p50: float, base: float | None) -> Document:
+        description = contender.model.file.description
+        scaled = None if base is None else p50 / base * challenge.runtime_ms
+        flops, params = description.multiply_adds / 1e9, description.parameters / 1e6
+        return {
+            "contender": contender.name,
+            "measured_ms": p50,
+            "scaled_ms": scaled,
+            "params_m": params,
+            "flops_g": flops,
+            "score": None if scaled is None else _finite(challenge.score(scaled, flops, params)),
+        }
+
+    def _challenge_case(self) -> str:
+        sized = [case.label for case in self.cases if case.size == (REPORT_SIZE, REPORT_SIZE) and case.batch == 1]
+        return sized[0] if sized else self.cases[0].label
+
+    def _note(self, text: str) -> None:
+        if text not in self.document["notes"]:
+            self.document["notes"].append(text)
+
+
+def challenge_of(year: int | None) -> Challenge | None:
+    """The challenge of a year."""
+    return None if year is None else CHALLENGES[year]
+
+
+def _is_baseline(model: Model, challenge: Challenge) -> bool:
+    """The baseline's network at the baseline's own size, trained or folded."""
+    description = model.file.description
+    sizes = (description.parameters, int(description.unfolded.get("parameters", 0)))
+    return description.network == challenge.network and any(
+        math.isclose(size / 1e6, challenge.params_m, rel_tol=0.02) for size in sizes
+    )
+
+
+def _is_gpu(contender: Contender) -> bool:
+    return contender.engine.startswith("tensorrt")
+
+
+def _device(contender: Contender) -> str:
+    return contender.runner.info.device if _is_gpu(contender) else "cpu"
+
+
+def _case_json(case: Case) -> Document:
+    return {
+        "label": case.label,
+        "batch": case.batch,
+        "height": case.size[0] if case.size else None,
+        "width": case.size[1] if case.size else None,
+        "inputs": len(case.inputs),
+        "mean_pixels": case.pixels,
+    }
+
+
+def _throughput(case: Case, summary: Summary, scale: int) -> Mapping[str, float]:
+    seconds = summary.p50 / 1e3
+    megapixels = case.pixels / 1e6
+    return {
+        "images_per_s": case.batch / seconds,
+        "input_megapixels_per_s": megapixels / seconds,
+        "output_megapixels_per_s": megapixels * scale**2 / seconds,
+    }
+
+
+def _warm_up_verdict(warm_up: Any) -> list[str]:
+    if warm_up is None or warm_up.stable:
+        return []
+    return [f"not stable after {warm_up.runs} warm-up runs ({warm_up.seconds:.1f} s)"]
+
+
+def _array(values: Sequence[float]) -> Any:
+    import numpy as np
+
+    return np.asarray(values, np.float64)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _difference(value: float | None, reference: float | None) -> float | None:
+    return None if value is None or reference is None else value - reference
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None
