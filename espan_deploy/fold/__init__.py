@@ -104,19 +104,34 @@ class _Folder:
     def refusals(self) -> Iterator[Refusal]:
         """What the last pass refused, and what stands before each convolution that is left."""
         yield from self._refusals.values()
+        named = set(self._refusals)
         for node in self._graph:
             path = _path((node,))
-            if has_weights(node) and path not in self._refusals and (reason := self._barrier_before(node)):
+            if has_weights(node) and path not in named and (reason := self._barrier_before(node)):
+                named.add(path)
                 yield Refusal(path, reason)
 
     def _barrier_before(self, node: ir.Node) -> str:
-        if reason := barrier(node, self._kinds):
-            return reason
-        before = [producer for v in data_inputs(node, self._kinds) if (producer := v.producer()) is not None]
-        return next((f"{reason}, before it" for p in before if (reason := barrier(p, self._kinds))), "")
+        if what := barrier(node, self._kinds):
+            return f"it is {what}"
+        pending, seen = [node], {node}
+        while pending:
+            for value in data_inputs(pending.pop(), self._kinds):
+                producer = value.producer()
+                if producer is None or producer in seen or has_weights(producer):
+                    continue
+                if what := barrier(producer, self._kinds):
+                    return f"it follows {what}"
+                seen.add(producer)
+                pending.append(producer)
+        return ""
 
     def _best(self, target: ir.Value) -> _Candidate | None:
-        """The region ending in target that saves most; where none may be folded, the reason is noted."""
+        """The region ending in target that saves most.
+
+        Where none may be folded, the reason is noted: that of the smallest stretch that is affine in one map.
+        What reads several maps is tried too, but nobody would expect it to be one convolution.
+        """
         best: _Candidate | None = None
         refusal: Refusal | None = None
         for region in regions_of(target, self._positions, self._kinds):
@@ -126,13 +141,14 @@ class _Folder:
             before = sum(self._multiply_adds(node) for node in gone)
             found = self._measure(region, before)
             if isinstance(found, FoldError):
-                refusal = refusal or Refusal(_path(gone), found.message)
-                continue
-            candidate = _Candidate(region, found, gone, before)
-            if reason := _reason_against(candidate, self._borders):
-                refusal = refusal or Refusal(candidate.path, reason)
-            elif candidate.gain > (best.gain if best else (0, 0)):
-                best = candidate
+                reason = found.message
+            else:
+                candidate = _Candidate(region, found, gone, before)
+                reason = _reason_against(candidate, self._borders)
+                if not reason and candidate.gain > (best.gain if best else (0, 0)):
+                    best = candidate
+            if reason and len(region.sources) == 1:
+                refusal = refusal or Refusal(_path(region.nodes), reason)
         if best is None and refusal is not None:
             self._refusals.setdefault(refusal.path, refusal)
         return best

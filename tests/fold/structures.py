@@ -405,3 +405,138 @@ FOLDING: dict[str, Make] = {
     ),
 }
 """Each is one convolution."""
+
+SHRINKING = {"norm-before-unpadded", "image-side"}
+"""Those without padding: they need 3x3 pixels."""
+
+
+class Gated(nn.Module):
+    """A convolution of a product of what two others make of the same input."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.a, self.b, self.after = (conv(3, channels, channels) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.a(x) * self.b(x))
+
+
+class DynamicWeights(nn.Module):
+    """A 3x3 whose kernel is computed from the image."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.make = nn.Linear(channels, channels * 9)
+        self.after = conv(1, channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.make(x.mean((0, 2, 3))).view(-1, 1, 3, 3)
+        return self.after(F.conv2d(x, kernel, padding=1, groups=x.shape[1]))
+
+
+class ChannelAttention(nn.Module):
+    """A 3x3 and a 1x1 with a global average, broadcast back, between them."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.a, self.b = conv(3, channels, channels), conv(1, channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(y - y.mean((2, 3), keepdim=True))
+
+
+class TrainingNorm(nn.Module):
+    """Statistics of the batch itself."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.a, self.b = conv(1, channels, channels), conv(1, channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.batch_norm(self.a(x), None, None, training=True))
+
+
+class UsedElsewhere(nn.Module):
+    """Two convolutions, and an activation that reads the few channels between them too."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.a, self.b, self.c = conv(3, channels, 3), conv(1, 3, channels), conv(1, 3, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        between = self.a(x)
+        return self.b(between) * self.c(between.relu())
+
+
+BORDER_ONLY: dict[str, Make] = {
+    "bias-before-zero-padding": lambda: chain(conv(1), conv(3)),
+    "norm-before-zero-padding": lambda: chain(nn.BatchNorm2d(CHANNELS), conv(3)),
+    "two-padded-3x3": lambda: chain(conv(3, 6, 24, bias=False), conv(3, 24, 6)),
+}
+"""Each is one convolution but for the image's border."""
+
+REFUSED: dict[str, tuple[Make, str]] = {
+    "relu-between": (lambda: chain(conv(3), nn.ReLU(), conv(3)), "follows Relu, which is not linear"),
+    "silu-between": (lambda: chain(conv(3), nn.SiLU(), conv(3)), "follows SiLU, which is not linear"),
+    "gelu-between": (lambda: chain(conv(3), nn.GELU(), conv(3)), "follows Gelu, which is not linear"),
+    "leaky-relu-between": (
+        lambda: chain(conv(3), nn.LeakyReLU(0.1), conv(3)),
+        "follows LeakyRelu, which is not linear",
+    ),
+    "stride-between": (
+        lambda: chain(nn.Conv2d(6, 6, 3, stride=2, padding=1), conv(1)),
+        "stride 2x2",
+    ),
+    "gating": (Gated, "follows Mul of two feature maps"),
+    "weights-from-the-input": (DynamicWeights, "the weights of which depend on the input"),
+    "depthwise-separable-pair": (lambda: chain(conv(3, groups=6, bias=False), conv(1)), "would cost more"),
+    "low-rank-pair": (lambda: chain(conv(1, 6, 2, bias=False), conv(3, 2, 6)), "would cost more"),
+    "reflect-padding": (
+        lambda: chain(conv(1), nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect")),
+        "follows Pad, which fills in the image (reflect)",
+    ),
+    "training-norm": (TrainingNorm, "follows BatchNormalization, the statistics of which depend on the input"),
+    "global-pooling": (ChannelAttention, "follows ReduceMean over the whole image"),
+    "read-by-others-too": (UsedElsewhere, "would cost more"),
+}
+"""What must stay as it is, and what the reason must say."""
+
+
+def build(make: Make, seed: int = 0) -> nn.Module:
+    """A block in evaluation mode, with running statistics and norm weights of their own."""
+    torch.manual_seed(seed)
+    module = make().eval()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.weight)
+            nn.init.normal_(part.bias)
+            assert part.running_mean is not None
+            assert part.running_var is not None
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+    return module
+
+
+class Network(nn.Module):
+    """A block that reads features, not the image."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.head, self.block = nn.Conv2d(3, CHANNELS, 1), block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.head(x).relu())
+
+
+class Upscaler(nn.Module):
+    """A network as users have them: a head, one of the blocks between activations, and a pixel shuffle."""
+
+    def __init__(self, block: str, scale: int = 2) -> None:
+        super().__init__()
+        make = FOLDING.get(block) or BORDER_ONLY.get(block) or REFUSED[block][0]
+        self.head, self.block = nn.Conv2d(3, CHANNELS, 3, padding=1), build(make)
+        self.tail = nn.Sequential(nn.Conv2d(CHANNELS, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(F.silu(self.block(F.silu(self.head(x)))))
