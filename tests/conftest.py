@@ -23,6 +23,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        from espan_deploy.backends.cuda_memory import gpu_unavailable_reason
+
+        reason = gpu_unavailable_reason()
+        if reason is not None:
+            (pytest.fail if item.config.getoption("--require-gpu") else pytest.skip)(f"needs an NVIDIA GPU: {reason}")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real checkpoints, golden outputs and test images (use with the mark ``shared``)."""

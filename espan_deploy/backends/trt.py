@@ -290,7 +290,7 @@ class TrtRunner(Runner):
         planes = result.astype(np.float32).transpose(0, 2, 3, 1)
         values: Images = self._ordered(planes) / np.float32(self.description.value_range)
         if dtype == np.uint8:
-            check_finite(values.mean(axis=(1, 2, 3)))
+            check_finite(np.where(np.isfinite(values).all(axis=(1, 2, 3)), 0.0, np.inf))
             rounded: Images = np.rint(np.clip(values * 255, 0, 255)).astype(np.uint8)
             return rounded
         return np.ascontiguousarray(values)

@@ -167,6 +167,8 @@ def _set_target(trt: Any, config: Any, recipe: Recipe) -> None:
 
 
 def _set_build(trt: Any, config: Any, recipe: Recipe) -> None:
+    # TF32 rounds factors to FP16's eleven bits: what is to be FP32 would not be.
+    config.clear_flag(trt.BuilderFlag.TF32)
     build = recipe.build
     if build.optimization_level is not None:
         config.builder_optimization_level = build.optimization_level

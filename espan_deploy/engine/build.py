@@ -22,12 +22,12 @@ from espan_deploy.backends.manifest import (
     key_of,
     read_manifest,
 )
-from espan_deploy.backends.model import ModelFile
+from espan_deploy.backends.model import ModelFile, read_model
 from espan_deploy.backends.trt_build import BuiltEngine, Tensor, build_engine
 from espan_deploy.backends.trt_module import BuildProgress
 from espan_deploy.description import ModelDescription, description_from_metadata
 from espan_deploy.engine import cache
-from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, ExportError, InputError, VerificationError
+from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, ExportError, VerificationError
 from espan_deploy.pixels import with_pixels
 from espan_deploy.precision.gate import compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import value_types
@@ -56,7 +56,7 @@ class EngineResult:
 
 
 def engine_from_onnx(
-    model_path: Path,
+    model: Path | ModelFile,
     recipe: Recipe,
     *,
     output: Path | None = None,
@@ -67,13 +67,14 @@ def engine_from_onnx(
 ) -> EngineResult:
     """Build what a recipe says from a described FP32 ONNX file, or take it from the cache.
 
-    output: where to put a copy; None leaves it in the cache. keep_fp32: layers, or "auto"; None takes the recipe's.
+    model: the file, or one already read. output: where to put a copy; None leaves it in the cache.
+    keep_fp32: layers, or "auto"; None takes the recipe's.
     verify: folder of images for the precision gate; None generates some. force: build though it is in the cache.
     Raises ExportError for a model that cannot be used, VerificationError where the gate says no, EngineBuildError and
     BackendUnavailableError as the backend has it, InputError where files cannot be read or written.
     """
     say = report or (lambda _text, _progress: None)
-    source = _read(model_path)
+    source = _source(model if isinstance(model, ModelFile) else read_model(model))
     runtime = _Runtime.of(recipe)
     images = load_images(verify, source.description.scale) if verify else generated_images(source.description.scale)
     wanted: KeepFp32 = recipe.keep_fp32 if keep_fp32 is None else keep_fp32
@@ -106,29 +107,20 @@ class _Source:
     description: ModelDescription
 
 
-def _read(path: Path) -> _Source:
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise InputError(f"cannot read the model {path}: {exc.strerror or exc}") from exc
-    try:
-        model = onnx.load_from_string(data)
-        onnx.checker.check_model(model)
-    except Exception as exc:  # protobuf's and the checker's errors share no base
-        raise ExportError(f"{path} is no ONNX file, or a damaged one: {exc}") from exc
-    description = description_from_metadata({entry.key: entry.value for entry in model.metadata_props})
-    if description is None:
+def _source(file: ModelFile) -> _Source:
+    description = file.description
+    if file.path.suffix == ENGINE_SUFFIX or description.precision != "fp32" or description.pixels == "uint8":
         raise ExportError(
-            f"{path} does not say what it is: it carries no description of ours",
-            hint="`espan-deploy export FILE.onnx -o described.onnx` derives one",
-        )
-    if description.precision != "fp32" or description.pixels == "uint8":
-        raise ExportError(
-            f"{path} is {description.precision} with {description.pixels} pixels already; engines are made of the FP32 "
-            "model with float pixels",
+            f"{file.path} is {description.precision} with {description.pixels} pixels already; engines are made of the "
+            "FP32 model with float pixels",
             hint="export it without --precision and --pixels",
         )
-    return _Source(path.stem, hashlib.sha256(data).hexdigest(), model, description)
+    try:
+        model = onnx.load_from_string(file.data)
+        onnx.checker.check_model(model)
+    except Exception as exc:  # protobuf's and the checker's errors share no base
+        raise ExportError(f"{file.path} is a damaged ONNX file: {exc}") from exc
+    return _Source(file.path.stem, file.sha256, model, description)
 
 
 def _parts(

@@ -24,7 +24,20 @@ FP32_LEVELS = 0.01
 BF16_LEVELS = 6.0
 """bfloat16 keeps 8 bits, so values up to 1.5 times white are off by a level or two after each of two layers."""
 
-CASES = [(entry.name, precision) for entry in backends.BACKENDS for precision in entry.module.PRECISIONS]
+ON_GPU = {"tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "onnxruntime-cuda"}
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.gpu] if name in ON_GPU else []
+
+
+CASES = [
+    pytest.param((entry.name, precision), marks=marks(entry.name), id=f"{entry.name}-{precision}")
+    for entry in backends.BACKENDS
+    for precision in entry.module.PRECISIONS
+]
+
+ENTRIES = [pytest.param(entry, marks=marks(entry.name), id=entry.name) for entry in backends.BACKENDS]
 
 
 def reference(images: NDArray[Any]) -> NDArray[Any]:
@@ -49,7 +62,7 @@ def conv(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> NDArray[A
     return np.einsum("nchwij,ocij->nohw", windows, weight) + bias[:, None, None]
 
 
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
+@pytest.fixture(scope="module", params=CASES)
 def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     name, precision = request.param
     entry = backends.get(name)
@@ -140,7 +153,7 @@ def test_closing_twice_does_no_harm(runner: Runner, tmp_path: Path) -> None:
     other.close()
 
 
-@pytest.mark.parametrize("entry", backends.BACKENDS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", ENTRIES)
 class TestEveryBackend:
     def open(self, entry: backends.Backend, path: Path, lanes: int = 1, **settings: Any) -> list[Runner]:
         reason = entry.unavailable_reason()
