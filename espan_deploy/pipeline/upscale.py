@@ -116,7 +116,7 @@ class Upscaling:
         threads = settings.threads or _cores()
         with Manifest(self.output) as manifest:
             verdict = choose_precision(backend, self.model, settings.precision, threads=threads)
-            lanes = max(1, min(threads, MAX_CPU_LANES, self.total)) if self.total > 1 else 1
+            lanes = self._lanes(threads)
             runners = backend.open_runners(self.model, precision=verdict.precision, threads=threads, lanes=lanes)
             fallback = Fallback(self._fp32 if verdict.precision != EXACT else None)
             try:
@@ -142,6 +142,11 @@ class Upscaling:
         report.seconds = time.perf_counter() - self.started
         return report
 
+    def _lanes(self, threads: int) -> int:
+        """One image after another on all threads, or as many at once as there are threads and things to do."""
+        tiles = self.total if self.total > 1 else max(1, self.plan().files[-1].tiles)
+        return max(1, min(threads, MAX_CPU_LANES, tiles))
+
     def _fp32(self) -> Runner:
         return self.choice.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
 
@@ -151,7 +156,7 @@ class Upscaling:
     def _run_settings(self, verdict: Verdict, runners: list[Runner], threads: int) -> RunSettings:
         settings = self.settings
         memory = self._memory()
-        per_pixel = int(runners[0].info.details.get("bytes_per_pixel", DEFAULT_BYTES_PER_PIXEL))
+        per_pixel = int(runners[0].info.details.get("bytes_per_pixel") or DEFAULT_BYTES_PER_PIXEL)
         return RunSettings(
             settings_sha256=settings_sha256(
                 pipeline=PIPELINE_VERSION,
