@@ -65,7 +65,15 @@ class WordOrNumber(click.ParamType):  # type: ignore[type-arg]
         return number
 
 
-@click.command()
+@click.command(
+    "upscale",
+    epilog="""\b
+Examples:
+  espan-deploy upscale photos/ upscaled/
+  espan-deploy upscale photo.jpg upscaled/ --format png --model espan.onnx
+  espan-deploy upscale photos/ upscaled/ --precision fp32 --report report.json
+""",
+)
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT_DIR", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="ONNX file; the package's own if left out.")
