@@ -14,12 +14,28 @@ from PIL.ImageFile import ImageFile
 from espan_deploy.errors import InputError
 from espan_deploy.pipeline.exif import reset_orientation
 from espan_deploy.pipeline.picture import Picture, Pixels, fill_transparent
+from espan_deploy.pipeline.tiff import photograph_exif
 
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "MPO")
-"""What Pillow may try. MPO is a JPEG with further pictures behind it, of which the first is the photograph."""
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "GIF")
+"""What Pillow may try. A JPEG with further pictures behind it comes as "MPO"; its first one is the photograph."""
 
 EXTENSIONS = frozenset(
-    (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".avif")
+    (
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".dib",
+        ".avif",
+        ".gif",
+    )
 )
 
 MAX_PIXELS = 178_956_970
@@ -112,12 +128,13 @@ def _orientation(image: Image.Image) -> int:
 
 def _convert(image: Image.Image, data: bytes) -> Picture:
     notes: list[str] = []
+    raw_mode = _raw_mode(image)  # gone once the pixels are read, as looking for EXIF may do
     icc = bytes(image.info.get("icc_profile") or b"")
     orientation = _orientation(image)
     exif = reset_orientation(_raw_exif(image))
     dpi = _dpi(image)
     image_format = "JPEG" if image.format == "MPO" else image.format or "PNG"
-    color, alpha, depth, icc = _pixels(image, data, orientation, icc, notes)
+    color, alpha, depth, icc = _pixels(image, data, raw_mode, orientation=orientation, icc=icc, notes=notes)
     if alpha is not None:
         if alpha.min(initial=1) == (255 if depth == 8 else 1.0):
             alpha_is_flat = True
@@ -132,7 +149,7 @@ def _convert(image: Image.Image, data: bytes) -> Picture:
 def _raw_exif(image: Image.Image) -> bytes:
     raw = image.info.get("exif") or b""
     if not raw and image.format == "TIFF":
-        return b""  # a TIFF's own directory is its EXIF; copying it would describe another file
+        return photograph_exif(image)
     return bytes(raw)
 
 
@@ -145,10 +162,10 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _pixels(
-    image: Image.Image, data: bytes, orientation: int, icc: bytes, notes: list[str]
+    image: Image.Image, data: bytes, raw_mode: str, *, orientation: int, icc: bytes, notes: list[str]
 ) -> tuple[Pixels, Pixels | None, int, bytes]:
     """Colour, alpha, depth and the profile that holds for them."""
-    deep = _deep(image, data)
+    deep = _deep(image, data, raw_mode)
     if deep is not None:
         color, alpha = deep
         turn = _turner(orientation)
@@ -192,17 +209,16 @@ def _to_rgb(image: Image.Image, icc: bytes, notes: list[str]) -> tuple[Image.Ima
             assert converted is not None
             notes.append(f"{image.mode} converted to sRGB through its profile")
             return converted, b""
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             notes.append("its colour profile is damaged and was ignored")
     notes.append(f"{image.mode} converted to RGB without a profile")
     return image.convert("RGB"), b""
 
 
-def _deep(image: Image.Image, data: bytes) -> tuple[Pixels, Pixels | None] | None:
+def _deep(image: Image.Image, data: bytes, raw_mode: str) -> tuple[Pixels, Pixels | None] | None:
     """Colour and alpha in float32 [0, 1] of an image with 16 bits per channel, None of one with fewer."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.float32) / np.float32(65535), None
-    raw_mode = _raw_mode(image)
     if image.format == "PNG" and raw_mode == "LA;16B":
         # Two 16-bit channels have the layout of four of 8 bits.
         quads = _reread(data, "RGBA", "RGBA").astype(np.float32)

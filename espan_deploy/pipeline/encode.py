@@ -52,6 +52,8 @@ MAX_TIFF_BYTES = 2**32 - 2**20
 MAX_JPEG_EXIF = 65_533
 """What fits one JPEG segment."""
 
+TIFF_STRIP_BYTES = 1 << 20
+
 ZLIB_LEVELS: dict[PngCompression, int] = {"fast": 1, "small": 9}
 
 
@@ -110,8 +112,8 @@ def open_sink(
     if file_format.name == "png" and (deep or settings.png_compression == "fast"):
         level = ZLIB_LEVELS[settings.png_compression]
         return PngSink(file, picture, height, width, scale, deep=deep, level=level)
-    if file_format.name == "tiff" and deep:
-        return TiffSink(file, picture, height, width, scale)
+    if file_format.name == "tiff":
+        return TiffSink(file, picture, height, width, scale, deep=deep)
     return PillowSink(file, picture, height, width, scale, file_format=file_format, settings=settings)
 
 
@@ -160,27 +162,29 @@ class PngSink(Sink):
 
 
 class TiffSink(Sink):
-    """16-bit TIFF, which Pillow does not write in colour."""
+    """TIFF as a stream of strips."""
 
-    def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int) -> None:
+    def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int, *, deep: bool) -> None:
         super().__init__(file, picture, height, width, scale)
-        self.writer = tiff.Writer(file, width, height, picture.channels, icc=picture.icc, dpi=self.dpi)
-        if picture.exif:
-            picture.notes.append("EXIF is not kept in 16-bit TIFF")
+        self.writer = tiff.Writer(file, width, height, picture.channels, 16 if deep else 8)
+        self.rest: Pixels | None = None
 
-    def prepare(self, pixels: Pixels) -> list[tiff.Strip]:
-        """The band's strips, compressed."""
-        return [tiff.compressed(strip) for strip in png.strips(pixels)]
+    def prepare(self, pixels: Pixels) -> Pixels:
+        """The rows as they are: strips are equally high, and bands are not."""
+        return pixels
 
-    def commit(self, prepared: list[tiff.Strip], *, last: bool) -> None:
-        """Write the strips."""
-        del last
-        for strip in prepared:
-            self.writer.write(strip)
+    def commit(self, prepared: Pixels, *, last: bool) -> None:
+        """Cut strips from what is left of the bands before and this one, and write them."""
+        rows = max(1, TIFF_STRIP_BYTES // prepared[0].nbytes)
+        waiting = prepared if self.rest is None else np.concatenate([self.rest, prepared])
+        whole = len(waiting) if last else len(waiting) - len(waiting) % rows
+        for top in range(0, whole, rows):
+            self.writer.write(tiff.compressed(waiting[top : min(top + rows, whole)]))
+        self.rest = waiting[whole:].copy()
 
     def finish(self) -> None:
         """Write the directory."""
-        self.writer.finish()
+        self.writer.finish(icc=self.picture.icc, exif=self.exif, dpi=self.dpi)
 
 
 class PillowSink(Sink):
@@ -238,7 +242,7 @@ class PillowSink(Sink):
             arguments["icc_profile"] = self.picture.icc
         if self.exif:
             arguments["exif"] = exif_block.with_prefix(self.exif)
-        if self.dpi is not None and self.format.name in ("png", "jpeg", "tiff"):
+        if self.dpi is not None and self.format.name in ("png", "jpeg"):
             arguments["dpi"] = self.dpi
         if self.format.name == "jpeg":
             # 4:4:4: the eye would forgive halved chroma, the next editing step does not.
@@ -248,8 +252,6 @@ class PillowSink(Sink):
                 self.picture.notes.append("EXIF is too large for JPEG and was left out")
         elif self.format.name in ("webp", "avif"):
             arguments["quality"] = quality
-        elif self.format.name == "tiff":
-            arguments["compression"] = "tiff_adobe_deflate"
         elif self.format.name == "png":
             arguments["compress_level"] = ZLIB_LEVELS[self.settings.png_compression]
         return arguments

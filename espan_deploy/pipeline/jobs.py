@@ -20,6 +20,7 @@ SAME_FORMAT = {
     **dict.fromkeys((".png", ".apng"), "png"),
     **dict.fromkeys((".tif", ".tiff"), "tiff"),
     **dict.fromkeys((".bmp", ".dib"), "bmp"),
+    ".gif": "png",
     ".webp": "webp",
     ".avif": "avif",
 }
@@ -152,7 +153,7 @@ def _format(name: str, format_name: str) -> Format:
 
 def _replaced(name: str, file_format: Format) -> str:
     suffix = Path(name).suffix
-    if SAME_FORMAT[suffix.lower()] == file_format.name:
+    if SAME_FORMAT[suffix.lower()] == file_format.name and suffix.lower() != ".gif":
         return name
     return name.removesuffix(suffix) + file_format.extension
 

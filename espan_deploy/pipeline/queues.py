@@ -14,10 +14,14 @@ class Aborted(Exception):  # noqa: N818  # not an error: the run is over, and th
 
 
 class Channel(Generic[T]):
-    """A bounded queue whose taker may choose among what waits."""
+    """A bounded queue whose taker may choose among what waits.
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    It holds ``least`` items of any weight, and more while they weigh at most ``capacity`` together.
+    """
+
+    def __init__(self, least: int, capacity: int = 0, weigh: Callable[[T], int] = lambda _: 1) -> None:
+        self._least, self._capacity, self._weigh = least, capacity, weigh
+        self._weight = 0
         self._items: list[T] = []
         self._closed = self._aborted = False
         self._changed = threading.Condition()
@@ -25,10 +29,14 @@ class Channel(Generic[T]):
     def put(self, item: T) -> None:
         """Wait for room and append. Raises Aborted."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < self._capacity or self._aborted)
+            weight = self._weigh(item)
+            self._changed.wait_for(
+                lambda: len(self._items) < self._least or self._weight + weight <= self._capacity or self._aborted
+            )
             if self._aborted:
                 raise Aborted
             self._items.append(item)
+            self._weight += weight
             self._changed.notify_all()
 
     def take(self, pick: Callable[[list[T]], list[int]] | None = None) -> list[T]:
@@ -45,7 +53,7 @@ class Channel(Generic[T]):
             indices = pick(self._items) if pick else [0]
             taken = [self._items[index] for index in indices]
             for index in sorted(indices, reverse=True):
-                del self._items[index]
+                self._weight -= self._weigh(self._items.pop(index))
             self._changed.notify_all()
             return taken
 

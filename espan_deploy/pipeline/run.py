@@ -19,7 +19,7 @@ from espan_deploy.pipeline.encode import EncodeSettings, check_holds
 from espan_deploy.pipeline.infer import Fallback, Lane
 from espan_deploy.pipeline.jobs import Job, display
 from espan_deploy.pipeline.manifest import Manifest, Record, State
-from espan_deploy.pipeline.plan import TilePolicy, pick_batch
+from espan_deploy.pipeline.plan import BATCH_PIXELS, TilePolicy, pick_batch
 from espan_deploy.pipeline.queues import Aborted, Budget, Channel
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.work import Region, Work
@@ -77,7 +77,8 @@ class Run:
         self._pending = iter(jobs)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._regions: Channel[Region] = Channel(4 * len(runners) + 60)
+        ahead = settings.batch or 1
+        self._regions: Channel[Region] = Channel(2 * len(runners) * ahead, 4 * BATCH_PIXELS, _pixels)
         self._bands: Channel[tuple[Work, int]] = Channel(settings.encoders + 1)
         self._budget = Budget(settings.in_flight_bytes)
         self._held: dict[int, int] = {}
@@ -166,7 +167,9 @@ class Run:
         check_holds(job.format, height * scale, width * scale, 4, deep=False)
         rows = self.settings.tiles.plan(height, width, self.description)
         kept_rows = max(row[0].rows.stop - row[0].rows.start for row in rows)
-        held = self._budget.acquire(width * (height * 4 + kept_rows * 4 * scale**2))
+        # Pillow's formats are written from the whole image, PNG from the rows that are ready.
+        whole = height if job.format.name != "png" else 0
+        held = self._budget.acquire(width * (height * 4 + (kept_rows + whole) * 4 * scale**2))
         try:
             picture = decode(data)
             if (picture.height, picture.width) != (height, width):
@@ -273,6 +276,11 @@ class Run:
                 self._stopping.set()
         else:
             report.error = f"not enough memory: {exc}" if isinstance(exc, MemoryError) else str(exc)
+
+
+def _pixels(region: Region) -> int:
+    height, width = region.tile.shape
+    return height * width
 
 
 def read_file(path: Path) -> bytes:

@@ -69,7 +69,7 @@ class Upscaling:
         self.found: Jobs = find_jobs(source, output, settings.format)
         if output.exists() and not output.is_dir():
             raise InputError(f"{display(output)} is not a folder", hint="name an output folder")
-        self.choice = backends.choose(settings.engine)
+        self.choice = backends.choose(settings.engine, self.model)
         self._run: Run | None = None
         self._stopped = False
 
