@@ -48,6 +48,8 @@ class Deployment:
 
     model: the folded graph with its description in the metadata. before, after: its cost before and after folding.
     largest_difference: from the network itself, relative to its largest output, over PARITY_SHAPES.
+    border_difference: the same in the ring that approximately folded borders reach, which largest_difference then
+    leaves out; 0 where every border is exact.
     """
 
     model: onnx.ModelProto
@@ -56,6 +58,7 @@ class Deployment:
     before: Complexity
     after: Complexity
     largest_difference: float
+    border_difference: float
 
 
 def deploy_file(
@@ -158,7 +161,10 @@ def _deploy(
         fold_report={"sites": len(report.sites), "refusals": len(report.refusals)},
     )
     model, description = _described(folded, description)
-    difference = _largest_difference(_runner(model, description, source.path), forward, folded, value_range)
+    margin = 0 if all(site.exact for site in report.sites) else description.halo or 0
+    difference, at_border = _largest_differences(
+        _runner(model, description, source.path), forward, folded, value_range, margin
+    )
     if not difference <= PARITY_TOLERANCE:
         raise VerificationError(
             f"the exported model differs from {source.title} by {difference:.1e} of its largest value, "
@@ -167,7 +173,7 @@ def _deploy(
             if report.sites == () or borders == "exact"
             else "--fold-borders exact keeps the image's border as it was",
         )
-    return Deployment(model, description, report, before, after, difference)
+    return Deployment(model, description, report, before, after, difference, at_border)
 
 
 def describe_graph(graph: ir.Model, source: Source, *, value_range: float = 1.0) -> ModelDescription:
@@ -246,18 +252,27 @@ def _runner(model: onnx.ModelProto, description: ModelDescription, path: Path) -
     return forward
 
 
-def _largest_difference(runner: Forward, forward: Forward, model: ir.Model, value_range: float) -> float:
+def _largest_differences(
+    runner: Forward, forward: Forward, model: ir.Model, value_range: float, margin: int
+) -> tuple[float, float]:
+    """Relative to the largest output: inside, and in the ring of ``margin`` input pixels."""
     random = np.random.default_rng(PARITY_SEED)
     fixed = [d for d in (model.graph.inputs[0].shape or ())[2:] if isinstance(d, int)]
-    worst = 0.0
+    inside, ring = 0.0, 0.0
     for batch, height, width in PARITY_SHAPES:
-        size = tuple(fixed) if len(fixed) == 2 else (height, width)
+        size = tuple(fixed) if len(fixed) == 2 else (height + 2 * margin, width + 2 * margin)
         x = _soft_noise(random, (batch, 3, *size)) * np.float32(value_range)
         expected, got = forward(x), runner(x)
         if expected.shape != got.shape:
             raise VerificationError(f"the exported model makes {got.shape} of {x.shape}, the network {expected.shape}")
-        worst = max(worst, float(np.abs(got - expected).max() / np.abs(expected).max()))
-    return worst
+        difference = np.abs(got - expected) / np.abs(expected).max()
+        # A fixed size may be too small to have an inside: then the whole image counts.
+        band = margin * (expected.shape[2] // size[0]) if min(size) > 2 * margin else 0
+        core = difference[:, :, band : expected.shape[2] - band, band : expected.shape[3] - band]
+        inside = max(inside, float(core.max()))
+        if band:
+            ring = max(ring, float(difference.max()))
+    return inside, ring
 
 
 def _soft_noise(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -275,4 +290,9 @@ def _soft_noise(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[
 def deployment_json(deployment: Deployment) -> dict[str, Any]:
     """Plain data for --json: everything printed, nothing rounded."""
     description = asdict(deployment.description)
-    return {**description, "largest_difference": deployment.largest_difference, "fold": deployment.report.to_json()}
+    return {
+        **description,
+        "largest_difference": deployment.largest_difference,
+        "border_difference": deployment.border_difference,
+        "fold": deployment.report.to_json(),
+    }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -55,20 +56,22 @@ def onnx_from_module(module: nn.Module, *, static_size: tuple[int, int] | None =
             )
     except Exception as exc:  # the exporter raises dozens of kinds, wrapped in its own
         what = "with dynamic sizes" if static_size is None else f"at {height}x{width}"
-        raise ExportError(
-            f"the network cannot be exported {what}: {_cause(exc)}",
-            hint="--static 256x256 exports it for one size" if static_size is None else "",
-        ) from exc
+        cause = _cause(exc)
+        hint = "--static 256x256 exports it for one size" if static_size is None else ""
+        if "DataDependent" in cause:
+            hint = "a graph takes no decisions on pixels: write the branch with torch.where"
+        raise ExportError(f"the network cannot be exported {what}: {cause}", hint=hint) from exc
     assert program is not None
     return program.model
 
 
 def _cause(exc: BaseException) -> str:
-    """The innermost message, one line of it: the exporter wraps what failed several times."""
+    """The innermost message, one sentence of it: the exporter wraps what failed several times."""
     while (inner := exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)) is not None:
         exc = inner
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return f"{type(exc).__name__}: {lines[0] if lines else 'no message'}"
+    told = " ".join(lines[:2]) if lines and lines[0].endswith(":") else next(iter(lines), "no message")
+    return f"{type(exc).__name__}: {told}"
 
 
 @contextmanager
@@ -76,7 +79,8 @@ def _quiet() -> Iterator[None]:
     """Keep the exporter's progress and deprecation notes, meant for its own developers, off the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    # On failure the exporter prints whole graphs; what failed is in the exception too.
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

@@ -262,7 +262,7 @@ class WeightStandardised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.conv.weight
         mean, spread = weight.mean((1, 2, 3), keepdim=True), weight.std((1, 2, 3), keepdim=True)
-        weight = self.gain * (weight - mean) / (spread + 1e-5)
+        weight = self.gain * (weight - mean) / (spread + 2**-10)  # exact in float32, as constants of the graph are
         weight = torch.einsum("om,mikl->oikl", self.after.weight[:, :, 0, 0], weight)
         return F.conv2d(x, weight, self.conv.bias, padding=1) + x
 
@@ -293,7 +293,7 @@ class Scaled(nn.Module):
         self.after = nn.Parameter(torch.randn(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return 0.2 * self.a(x * self.before) - self.b(-x / 3) * self.after + (1.5 - x)
+        return 0.25 * self.a(x * self.before) - self.b(-x / 3) * self.after + (1.5 - x)
 
 
 class Concatenated(nn.Module):
