@@ -1,0 +1,154 @@
+"""A whole training, every step of the recipe, in seconds: few iterations on small crops of made-up pictures."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import picture  # type: ignore[import-not-found]
+from PIL import Image
+from safetensors.torch import load_file
+
+from espan_deploy.networks.espan import ESPAN
+from training.cli import main
+from training.config import Config, Stage
+from training.data import Photographs, build_cache, open_cache, photographs_in
+from training.losses import LossWeights
+from training.trainer import CHECKPOINT, Trainer
+
+L1 = LossWeights(l1=1.0, distillation=0.1)
+FREQUENCY = LossWeights(mse=16.0, dct=0.1, edge=0.1, distillation=0.1)
+RATES = (1e-3, 1e-3)
+CONFIG = Config(
+    stages=(
+        Stage("1 x2", 2, 2, 2, 8, RATES, L1, extra_blocks=2, student=True, warm_up=1),
+        Stage("1 x4", 2, 4, 2, 8, RATES, L1, extra_blocks=2, student=True),
+        Stage("2", 1, 4, 2, 8, RATES, FREQUENCY, extra_blocks=2, student=True),
+        Stage("3", 1, 4, 2, 8, RATES, FREQUENCY, extra_blocks=2),
+        Stage("4", 2, 4, 2, 8, RATES, L1, extra_blocks=1),
+        Stage("4", 2, 4, 2, 8, RATES, L1),
+        Stage("5", 2, 4, 2, 8, (1e-3, 1e-5), FREQUENCY),
+    ),
+    precision="float32",
+    branch_rate=0.1,
+    hold_out_every=3,
+    validation_side=16,
+    report_every=4,
+    checkpoint_every=5,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for i in range(3):
+        Image.fromarray(picture(96, 128, seed=i)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photographs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photographs:
+    cache = tmp_path_factory.mktemp("cache")
+    build_cache(photographs_in([folder]), cache, long_side=1000)
+    return open_cache(cache)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photographs: Photographs, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    torch.set_num_threads(1)
+    trainer = Trainer(CONFIG, photographs, tmp_path_factory.mktemp("run"))
+    trainer.run()
+    return trainer
+
+
+def same(a: Trainer, b: Trainer) -> bool:
+    pairs = [(a.average, b.average), (a.network.state_dict(), b.network.state_dict())]
+    return all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in pairs)
+
+
+def test_reports_along_the_way_and_learns_something(photographs: Photographs, tmp_path: Path) -> None:
+    reports: list[tuple[int, float]] = []
+    losses: list[float] = []
+    Trainer(CONFIG, photographs, tmp_path).run(
+        report=lambda trainer, psnr: reports.append((trainer.iteration, psnr)),
+        progress=lambda trainer, loss: losses.append(loss),
+    )
+    assert [iteration for iteration, _ in reports] == [4, 8, 12]
+    assert all(10 < psnr < 60 for _, psnr in reports)
+    assert len(losses) == CONFIG.iterations
+
+
+def test_the_same_seed_gives_the_same_weights(photographs: Photographs, uninterrupted: Trainer, tmp_path: Path) -> None:
+    again = Trainer(CONFIG, photographs, tmp_path / "again")
+    again.run()
+    assert same(again, uninterrupted)
+    other = Trainer(dataclasses.replace(CONFIG, seed=1), photographs, tmp_path / "other")
+    other.run()
+    assert not same(other, uninterrupted)
+
+
+@pytest.mark.parametrize("interruptions", [[2], list(range(1, 12))])
+def test_an_interrupted_run_ends_with_the_same_weights(
+    photographs: Photographs, uninterrupted: Trainer, tmp_path: Path, interruptions: list[int]
+) -> None:
+    for until in interruptions:
+        Trainer(CONFIG, photographs, tmp_path).run(until=until)
+    trainer = Trainer(CONFIG, photographs, tmp_path)
+    assert trainer.iteration == interruptions[-1]
+    trainer.run()
+    assert same(trainer, uninterrupted)
+
+
+def test_stopping_leaves_a_checkpoint(photographs: Photographs, tmp_path: Path) -> None:
+    trainer = Trainer(CONFIG, photographs, tmp_path)
+    trainer.run(stop=lambda: trainer.iteration == 3)
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    assert Trainer(CONFIG, photographs, tmp_path).iteration == 3
+
+
+def test_other_settings_or_photographs_do_not_continue_a_run(photographs: Photographs, tmp_path: Path) -> None:
+    Trainer(CONFIG, photographs, tmp_path).run(until=1)
+    with pytest.raises(ValueError, match="other settings"):
+        Trainer(dataclasses.replace(CONFIG, ema=0.5), photographs, tmp_path)
+    with pytest.raises(ValueError, match="other photographs"):
+        Trainer(CONFIG, photographs.subset([2, 1, 0]), tmp_path)
+
+
+def test_extra_blocks_and_student_come_and_go(photographs: Photographs, tmp_path: Path) -> None:
+    seen = []
+    for until in (1, 3, 6, 8, 10):
+        trainer = Trainer(CONFIG, photographs, tmp_path)
+        trainer.run(until=until)
+        seen.append((trainer.network.scale, len(trainer.network.extra), trainer.network.student is not None))
+    assert seen == [(2, 2, True), (4, 2, True), (4, 2, False), (4, 1, False), (4, 0, False)]
+
+
+def test_export_loads_strictly_and_is_the_average(uninterrupted: Trainer, tmp_path: Path) -> None:
+    uninterrupted.export(tmp_path / "espan.safetensors")
+    espan = ESPAN(training_form=True)
+    state = load_file(tmp_path / "espan.safetensors")
+    espan.load_state_dict(state)
+    assert all(torch.equal(value, uninterrupted.average[f"espan.{name}"]) for name, value in state.items())
+
+
+def test_command_trains_resumes_and_evaluates(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "tiny.toml"
+    stage = '[[stage]]\nname = "only"\niterations = 3\nscale = 4\nbatch = 2\npatch = 8\nlearning_rate = [1e-3, 1e-5]\n'
+    config.write_text(f"report_every = 2\nhold_out_every = 3\nvalidation_side = 16\n{stage}loss = {{ l1 = 1.0 }}\n")
+    command = ["train", str(folder), "--run", str(tmp_path / "run"), "--config", str(config)]
+    first = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert first.exit_code == 0
+    checkpoint = tmp_path / "run" / "espan_x4.safetensors"
+    assert first.stdout.strip() == str(checkpoint)
+    assert "Y-PSNR" in first.stderr
+    second = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert "from iteration 3 of 3" in second.stderr
+
+    for name, divisor in (("LR", 4), ("HR", 1)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(picture(96, 96, seed=5)[::divisor, ::divisor]).save(tmp_path / name / f"a_{name}.png")
+    pairs = ["--pairs", str(tmp_path / "LR"), str(tmp_path / "HR")]
+    evaluated = CliRunner().invoke(main, ["evaluate", str(checkpoint), *pairs], catch_exceptions=False)
+    assert evaluated.exit_code == 0
+    assert "mean of 1" in evaluated.stdout

@@ -1,0 +1,114 @@
+"""ESPAN as it is trained: with extra teacher blocks, with or without the student's own tail.
+
+The names of the final network are the teacher's (``teacher_block_seq``, ``tea_*``), for it is the teacher that stays
+after its extra blocks were removed. Teacher and student share the head and the five blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espan_deploy.networks.blocks import SPAB, symmetric_attention
+from espan_deploy.networks.espan import ESPAN, RepConv
+from training.merge import Kernel, merged_kernels
+
+CHANNELS = 32
+BLOCKS = 5
+
+
+class StudentTail(nn.Module):
+    """The tail behind the shared backbone, with the layers of the teacher's."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.conv_cat = nn.Conv2d(4 * CHANNELS, CHANNELS, 1)
+        self.conv_2 = RepConv(CHANNELS, CHANNELS)
+        self.upsampler = RepConv(CHANNELS, 3 * scale**2)
+
+
+class TrainingNetwork(nn.Module):
+    """x: (N, 3, H, W) RGB in [0, 1], any dtype.
+
+    Returns the teacher's and the student's (None without one) images in sub-pixel layout, (N, 3 * scale**2, H, W) in
+    x's dtype: what the pixel shuffle gets. Without extra blocks the teacher is ``espan``, the final network.
+    """
+
+    def __init__(self, *, scale: int, extra_blocks: int = 0, student: bool = False) -> None:
+        super().__init__()
+        self.scale = scale
+        self.espan = ESPAN(scale=scale, training_form=True)
+        self.extra = nn.ModuleList(SPAB(RepConv, CHANNELS) for _ in range(extra_blocks))
+        self.student = StudentTail(scale) if student else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Merge, then run the merged convolutions in x's dtype; merging stays in the parameters' dtype."""
+        kernels = {
+            name: (weight.to(x.dtype), bias.to(x.dtype)) for name, (weight, bias) in merged_kernels(self).items()
+        }
+        return self.run(kernels, x)
+
+    def image(self, x: Tensor) -> Tensor:
+        """The teacher's image, (N, 3, scale * H, scale * W)."""
+        return F.pixel_shuffle(self(x)[0], self.scale)
+
+    def run(self, kernels: dict[str, Kernel], x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Forward with kernels of one's own making, one per position, such as those of :func:`merged_kernels`."""
+
+        def conv(name: str, x: Tensor) -> Tensor:
+            weight, bias = kernels[name]
+            return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+        def block(name: str, x: Tensor, depth: int = 3) -> Tensor:
+            out = conv(f"{name}.c1_r", x)
+            for i in range(1, depth):
+                out = conv(f"{name}.c{i + 1}_r", F.silu(out))
+            return symmetric_attention(out, x)
+
+        shallow = conv("espan.conv_1", x)
+        first = out = block("espan.block_1", shallow)
+        for i in range(1, BLOCKS):
+            out = block(f"espan.block_{i + 1}", out)
+        student = None
+        if self.student is not None:
+            fused = _fuse(self.student.conv_cat, shallow, conv("student.conv_2", out), first, out)
+            student = conv("student.upsampler", fused)
+        for i in range(len(self.extra)):
+            out = block(f"extra.{i}", out)
+        last = block("espan.teacher_block_seq", out, depth=2)
+        fused = _fuse(self.espan.tea_conv_cat, shallow, conv("espan.tea_conv_2", last), first, last)
+        return conv("espan.tea_upsampler.0", fused), student
+
+
+def _fuse(layer: nn.Conv2d, *parts: Tensor) -> Tensor:
+    """A 1x1 convolution of concatenated maps without concatenating them (that copy is slow on a CPU)."""
+    weights = torch.split(layer.weight.to(parts[0].dtype), CHANNELS, 1)
+    assert layer.bias is not None
+    out = F.conv2d(parts[0], weights[0], layer.bias.to(parts[0].dtype))
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        out = out + F.conv2d(part, weight)
+    return out
+
+
+@torch.no_grad()
+def to_scale(state: dict[str, Tensor], source: int, target: int) -> dict[str, Tensor]:
+    """A state dict's upsamplers, grown from one scale to a multiple of it: a sub-pixel becomes a square of equals."""
+    ratio = target // source
+    rows = torch.tensor(
+        [
+            colour * source**2 + (i // ratio) * source + j // ratio
+            for colour in range(3)
+            for i in range(target)
+            for j in range(target)
+        ]
+    )
+
+    def grow(name: str, value: Tensor) -> Tensor:
+        if "upsampler" not in name:
+            return value
+        if ".chains." in name and name.endswith("1.weight"):  # its input is the grown output of the chain's 1x1
+            return value[rows][:, rows] / ratio**2
+        return value[rows]
+
+    return {name: grow(name, value) for name, value in state.items()}
