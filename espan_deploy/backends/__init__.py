@@ -21,7 +21,7 @@ from typing import Protocol, cast
 
 from espan_deploy.backends.base import Runner
 from espan_deploy.backends.model import ModelFile
-from espan_deploy.errors import BackendUnavailableError
+from espan_deploy.errors import BackendUnavailableError, EngineMismatchError
 
 
 class BackendModule(Protocol):
@@ -148,11 +148,21 @@ def get(name: str) -> Backend:
     raise BackendUnavailableError(f"there is no engine {name!r}", hint=f"take one of auto, {names}")
 
 
-def choose(engine: str = "auto") -> Choice:
-    """The backend asked for, or with "auto" the first that can run here.
+def choose(engine: str = "auto", model: ModelFile | None = None) -> Choice:
+    """The backend asked for, or with "auto" the first that can run here; for an engine, the one it was built for.
 
-    Raises BackendUnavailableError where the one asked for cannot, or none can.
+    Raises BackendUnavailableError where the one asked for cannot, or none can; EngineMismatchError where an engine of
+    another one was given.
     """
+    if model is not None and model.backend:
+        if engine not in ("auto", model.backend):
+            raise EngineMismatchError(
+                f"{model.path.name} is an engine of {model.backend}, not of {engine}",
+                hint=f"run it with --engine {model.backend}, or give the ONNX file",
+            )
+        backend = get(model.backend)
+        backend.require()
+        return Choice(backend, "the engine was built for it")
     if engine != "auto":
         backend = get(engine)
         backend.require()

@@ -21,14 +21,16 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An ONNX file, read once: later changes on disk do not matter.
+    """An ONNX file or an engine, read once: later changes on disk do not matter.
 
-    path: where it came from, for messages. data: the file's bytes.
+    path: where it came from, for messages. data: the file's bytes. backend: the one an engine was built for, "" for
+    an ONNX file, which every backend takes.
     """
 
     path: Path
     data: bytes
     description: ModelDescription
+    backend: str = ""
 
     @cached_property
     def sha256(self) -> str:
@@ -44,7 +46,7 @@ def read_model(path: Path) -> ModelFile:
     """
     if path.suffix == ENGINE_SUFFIX:
         engine, manifest = read_engine(path)
-        return ModelFile(path, engine, manifest.model_description())
+        return ModelFile(path, engine, manifest.model_description(), manifest.backend)
     try:
         data = path.read_bytes()
     except OSError as exc:

@@ -48,6 +48,8 @@ def choose_precision(backend: Backend, model: ModelFile, precision: str, *, thre
     The comparison takes a moment, once for each model, backend and machine: its figure is kept in the user's cache.
     Raises BackendUnavailableError where the backend does not have what was asked for.
     """
+    if model.backend and precision in ("auto", model.description.precision):
+        return Verdict(model.description.precision, "the engine was built in it")
     if precision != "auto":
         return Verdict(precision, "asked for")
     preferred = backend.module.preferred_precision()

@@ -145,7 +145,14 @@ class TrtRunner(Runner):
         self._save = save
         self._context = loaded.create_context()
         run = loaded.run
-        details: dict[str, Any] = {"cuda_graph": run.cuda_graph, "slots": SLOTS}
+        limits = loaded.limits
+        details: dict[str, Any] = {
+            "cuda_graph": run.cuda_graph,
+            "slots": SLOTS,
+            "max_batch": limits.batch[2],
+            "max_height": limits.height[2],
+            "max_width": limits.width[2],
+        }
         if loaded.backend == "tensorrt-rtx":
             details["specialization"] = run.specialization
         self.info = EngineInfo(

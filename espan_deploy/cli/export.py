@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from espan_deploy.cli.engines import EngineOptions, cache_command, engine_lines, engine_options, export_engine
 from espan_deploy.cli.main import json_option
 from espan_deploy.errors import InputError
 
@@ -42,10 +43,12 @@ class SizeType(click.ParamType[tuple[int, int]]):
 Examples:
   espan-deploy export espan.pth -o espan.onnx
   espan-deploy export other.onnx -o folded.onnx --fold-report report.json
+  espan-deploy export espan.pth --recipe a6000-rtx-fp16
+  espan-deploy export espan.pth -o half.onnx --precision fp16 --pixels uint8
   espan-deploy export mine.pth --network model.py:MyNet --network-args '{"upscale": 4}'
 """,
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option(
     "-o",
     "--output",
@@ -68,9 +71,12 @@ Examples:
     "--fold-report", type=click.Path(path_type=Path), metavar="FILE", help="Write all sites and refusals, JSON."
 )
 @click.option("--sites", "show_sites", is_flag=True, help="Print them as a table.")
+@click.option("--list-cache", is_flag=True, help="List the engines that are kept, and stop.")
+@click.option("--clear-cache", is_flag=True, help="Remove them, and stop.")
 @json_option
+@engine_options
 def command(  # noqa: PLR0917 - click passes options by name
-    checkpoint: Path,
+    checkpoint: Path | None,
     output: Path | None,
     network_class: str | None,
     network_args: str,
@@ -80,7 +86,10 @@ def command(  # noqa: PLR0917 - click passes options by name
     static_size: tuple[int, int] | None,
     fold_report: Path | None,
     show_sites: bool,
+    list_cache: bool,
+    clear_cache: bool,
     as_json: bool,
+    engine: EngineOptions,
 ) -> None:
     """Fold CHECKPOINT (.pth .pt .ckpt .safetensors, or an .onnx graph) into a verified ONNX model.
 
@@ -90,13 +99,12 @@ def command(  # noqa: PLR0917 - click passes options by name
     from espan_deploy.deploy import deploy_file, deployment_json, folded_checkpoint
     from espan_deploy.files import write_atomically
 
-    target = output or Path(checkpoint.with_suffix(".onnx").name)
-    if target.suffix not in (".onnx", CHECKPOINT_SUFFIX):
-        raise click.UsageError(f"-o takes a name that ends in .onnx or {CHECKPOINT_SUFFIX}, not {target.name}")
-    if target.exists() and target.samefile(checkpoint):
-        raise InputError(f"{target} is the file that is being exported", hint="name another output with -o")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"there is no folder {target.absolute().parent} to write {target.name} to")
+    if list_cache or clear_cache:
+        cache_command(clear=clear_cache, as_json=as_json)
+        return
+    if checkpoint is None:
+        raise click.UsageError("Missing argument 'CHECKPOINT'.")
+    target = _target(checkpoint, output, engine)
     try:
         arguments = json.loads(network_args)
     except ValueError as exc:
@@ -120,18 +128,37 @@ def command(  # noqa: PLR0917 - click passes options by name
         folding=not no_fold,
         static_size=static_size,
     )
-    write_atomically(target, deployment.model.SerializeToString())
+    made: dict[str, Any] = {}
+    if engine.wanted:
+        made = export_engine(deployment.model, deployment.description, engine, target)
+    else:
+        write_atomically(target, deployment.model.SerializeToString())
     if fold_report is not None:
         write_atomically(fold_report, json.dumps(deployment.report.to_json(), indent=2).encode())
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, "output": str(target), **deployment_json(deployment)}))
+        click.echo(json.dumps({"schema_version": 1, "output": str(target), **deployment_json(deployment), **made}))
     else:
-        click.echo(_summary(deployment, target))
+        click.echo(_summary(deployment, target, engine_lines(made) if made else None))
         if show_sites:
             click.echo("\n" + fold_table(deployment.report))
 
 
-def _summary(deployment: Deployment, target: Path) -> str:
+def _target(checkpoint: Path, output: Path | None, engine: EngineOptions) -> Path:
+    """Where to write. Raises click's error for a name that does not fit, InputError for a place that cannot be."""
+    suffix = engine.suffix() if engine.wanted else ".onnx"
+    target = output or Path(checkpoint.with_suffix(suffix).name)
+    if engine.wanted and target.suffix != suffix:
+        raise click.UsageError(f"-o takes a name that ends in {suffix} for this, not {target.name}")
+    if not engine.wanted and target.suffix not in (".onnx", CHECKPOINT_SUFFIX):
+        raise click.UsageError(f"-o takes a name that ends in .onnx or {CHECKPOINT_SUFFIX}, not {target.name}")
+    if target.exists() and target.samefile(checkpoint):
+        raise InputError(f"{target} is the file that is being exported", hint="name another output with -o")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {target.absolute().parent} to write {target.name} to")
+    return target
+
+
+def _summary(deployment: Deployment, target: Path, engine: list[tuple[str, str]] | None) -> str:
     """What was made, a line a fact."""
     description, before, after = deployment.description, deployment.before, deployment.after
     halo = "the whole image" if description.halo is None else f"{description.halo} pixels"
@@ -143,8 +170,8 @@ def _summary(deployment: Deployment, target: Path) -> str:
         ("input", f"(N, 3, H, W) float32 RGB in [0, {description.value_range:g}], depends on {halo} around"),
         ("output", f"(N, 3, {description.scale}H, {description.scale}W) float32"),
         ("verified", f"largest difference from the network {deployment.largest_difference:.1e} of its largest value"),
-        ("written", f"{target} ({target.stat().st_size / MILLION:.2f} MB)"),
     ]
+    lines += engine or [("written", f"{target} ({target.stat().st_size / MILLION:.2f} MB)")]
     return "\n".join(f"{name:<14} {text}" for name, text in lines)
 
 

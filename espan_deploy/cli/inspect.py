@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from espan_deploy.cli.engines import ENGINE_SUFFIX, describe_engine_file, manifest_lines
 from espan_deploy.cli.main import json_option
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import InputError
@@ -23,6 +24,7 @@ GIGA, MILLION = 1e9, 1e6
 Examples:
   espan-deploy inspect espan.pth
   espan-deploy inspect espan.onnx --json
+  espan-deploy inspect espan.engine
   espan-deploy inspect --networks
 """,
 )
@@ -46,8 +48,15 @@ def inspect_file(path: Path) -> dict[str, Any]:
     """Everything known of a file, plain data. Raises InputError, CheckpointError or ExportError where it is nothing."""
     if not path.is_file():
         raise InputError(f"no such file: {path}" if not path.exists() else f"{path} is not a file")
-    kind, description, sha256 = _describe(path)
-    return {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256, "kind": kind, **asdict(description)}
+    if path.suffix == ENGINE_SUFFIX:
+        manifest, _ = describe_engine_file(path)
+        kind, description, sha256 = "engine", manifest.model_description(), manifest.engine_sha256
+        engine = {"manifest": asdict(manifest)}
+    else:
+        kind, description, sha256 = _describe(path)
+        engine = {}
+    size = path.stat().st_size
+    return {"file": str(path), "bytes": size, "sha256": sha256, "kind": kind, **asdict(description), **engine}
 
 
 def _describe(path: Path) -> tuple[str, ModelDescription, str]:
@@ -97,6 +106,8 @@ def _facts_table(facts: dict[str, Any]) -> str:
         )
     if facts["source"] and facts["source"] != Path(facts["file"]).name:
         lines.append(("made from", f"{facts['source']} (sha256 {facts['source_sha256'][:16]}...)"))
+    if "manifest" in facts:
+        lines += manifest_lines(facts["manifest"])
     return "\n".join(f"{name:<15} {text}" for name, text in lines)
 
 

@@ -97,6 +97,24 @@ def engine_from_onnx(
     return _deliver(EngineResult(path, manifest, False, reasons), output)
 
 
+def graph_from_onnx(
+    model: Path | ModelFile,
+    recipe: Recipe,
+    *,
+    keep_fp32: KeepFp32 | None = None,
+    verify: Path | None = None,
+    report: Report | None = None,
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The graph alone that a recipe asks for, in its pixels and precision, and the gate's report, empty for FP32.
+
+    Arguments and errors are those of ``engine_from_onnx``.
+    """
+    source = _source(model if isinstance(model, ModelFile) else read_model(model))
+    images = load_images(verify, source.description.scale) if verify else generated_images(source.description.scale)
+    wanted: KeepFp32 = recipe.keep_fp32 if keep_fp32 is None else keep_fp32
+    return _reduced(source, recipe, wanted, images, report or (lambda _text, _progress: None))
+
+
 @dataclass(frozen=True)
 class _Source:
     """The model given. name: its file's."""

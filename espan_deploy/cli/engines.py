@@ -1,0 +1,245 @@
+"""What ``export`` does beyond FP32 ONNX: precision, pixels, recipes, and the cache of engines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import onnx
+
+    from espan_deploy.backends.manifest import Manifest
+    from espan_deploy.backends.trt_module import BuildProgress
+    from espan_deploy.description import ModelDescription
+    from espan_deploy.recipes import Recipe
+
+MEGA = 1e6
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENGINE_SUFFIX = ".engine"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The options as given; ``wanted`` where any of them asks for more than FP32 ONNX."""
+
+    recipe: str | None
+    precision: str | None
+    pixels: str | None
+    keep_fp32: str | None
+    verify: Path | None
+    rebuild: bool
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to do here."""
+        return self.recipe is not None or self.precision == "fp16" or self.pixels not in (None, "float32")
+
+    def loaded(self) -> Recipe:
+        """The recipe, with what the options change in it. Raises RecipeError, and click's error for a contradiction."""
+        from espan_deploy.recipes import Recipe, load_recipe
+
+        if self.recipe is None:
+            recipe = Recipe("custom", "An ONNX file", "onnxruntime", "fp32", "float32")
+        else:
+            recipe = load_recipe(self.recipe)
+        changes: dict[str, Any] = {}
+        if self.precision is not None:
+            changes["precision"] = self.precision
+        if self.pixels is not None:
+            changes["pixels"] = self.pixels
+        return replace(recipe, **changes)
+
+    def kept(self) -> Any:
+        """What to keep in FP32: "auto", names, or None for what the recipe says."""
+        if self.keep_fp32 in (None, "auto"):
+            return self.keep_fp32
+        assert self.keep_fp32 is not None
+        return tuple(name.strip() for name in self.keep_fp32.split(",") if name.strip())
+
+    def suffix(self) -> str:
+        """Of the file to be written."""
+        from espan_deploy.recipes import ENGINE_BACKENDS
+
+        return ENGINE_SUFFIX if self.loaded().backend in ENGINE_BACKENDS else ".onnx"
+
+
+def engine_options(command: F) -> F:
+    """Add the options to a command, which takes them as one ``engine: EngineOptions``."""
+    names = ("recipe", "precision", "pixels", "keep_fp32", "verify", "rebuild")
+
+    @wraps(command)
+    def gathered(**options: Any) -> Any:
+        engine = EngineOptions(**{name: options.pop(name) for name in names})
+        return command(engine=engine, **options)
+
+    result: Any = gathered
+    for option in reversed(
+        (
+            click.option(
+                "--recipe", metavar="NAME|FILE.toml", help="Build this engine; recipes are in docs/engines.md."
+            ),
+            click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graph's own types."),
+            click.option(
+                "--pixels",
+                type=click.Choice(["uint8", "float32", "float16"]),
+                help="What goes in and comes out; uint8 is (N, H, W, 3), scaled and rounded in the graph.",
+            ),
+            click.option("--keep-fp32", metavar="LAYER,...|auto", help="Layers that stay FP32; auto: as few as pass."),
+            click.option(
+                "--verify", type=click.Path(path_type=Path), metavar="DIR", help="Images to compare with FP32 on."
+            ),
+            click.option("--rebuild", is_flag=True, help="Build even what is in the cache."),
+        )
+    ):
+        result = option(result)
+    return result  # type: ignore[no-any-return]
+
+
+def export_engine(
+    model: onnx.ModelProto, described: ModelDescription, options: EngineOptions, target: Path
+) -> dict[str, Any]:
+    """Build what the options ask for and write it. Returns what ``--json`` says of it."""
+    from espan_deploy.backends.model import ModelFile
+    from espan_deploy.engine.build import engine_from_onnx, graph_from_onnx
+    from espan_deploy.files import write_atomically
+
+    file = ModelFile(target.with_suffix(".onnx"), model.SerializeToString(deterministic=True), described)
+    recipe = options.loaded()
+    with _Talk() as talk:
+        if options.recipe is None:
+            graph, gate = graph_from_onnx(
+                file, recipe, keep_fp32=options.kept(), verify=options.verify, report=talk.say
+            )
+            write_atomically(target, graph.SerializeToString(deterministic=True))
+            return {"output": str(target), "bytes": target.stat().st_size, "gate": gate}
+        result = engine_from_onnx(
+            file,
+            recipe,
+            output=target,
+            keep_fp32=options.kept(),
+            verify=options.verify,
+            force=options.rebuild,
+            report=talk.say,
+        )
+    return {
+        "output": str(result.path),
+        "from_cache": result.from_cache,
+        "rebuilt_because": list(result.reasons),
+        "manifest": asdict(result.manifest),
+    }
+
+
+def engine_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What ``export_engine`` made, a line a fact."""
+    manifest = facts.get("manifest")
+    if manifest is None:
+        return [*_gate_lines(facts["gate"]), ("written", f"{facts['output']} ({facts['bytes'] / MEGA:.2f} MB)")]
+    source = "taken from the cache" if facts["from_cache"] else f"built in {manifest['build_seconds']:.1f} s"
+    if manifest["peak_host_mib"] and not facts["from_cache"]:
+        source += f", {manifest['peak_host_mib']:.0f} MiB at its peak"
+    lines = [*manifest_lines(manifest), ("built", source)]
+    if facts["rebuilt_because"]:
+        lines.append(("because", "; ".join(facts["rebuilt_because"])))
+    return [*lines, ("written", f"{facts['output']} ({manifest['engine_bytes'] / MEGA:.2f} MB) and its manifest")]
+
+
+def manifest_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a manifest says, a line a fact."""
+    target = ", ".join(manifest["compute_capability"]) or "any CPU"
+    lines = [
+        ("recipe", f"{manifest['recipe']}: {manifest['backend']} {manifest['backend_version']}, for {target}"),
+        ("precision", f"{manifest['settings']['precision']}, {len(manifest['layers'])} layers before fusion"),
+    ]
+    for tensor in manifest["tensors"]:
+        shape = "x".join("?" if size is None else str(size) for size in tensor["shape"])
+        text = f"{tensor['name']} {tensor['dtype']} {shape}"
+        if tensor.get("profile"):
+            low, best, high = ("x".join(map(str, shape)) for shape in tensor["profile"])
+            text += f", from {low} to {high}, best at {best}"
+        lines.append((tensor["mode"], text))
+    lines += _gate_lines(manifest["gate"])
+    return lines + [("warning", warning) for warning in manifest["warnings"]]
+
+
+def _gate_lines(gate: dict[str, Any]) -> list[tuple[str, str]]:
+    from espan_deploy.precision.gate import Comparison
+
+    if not gate:
+        return []
+    figures = {key: value for key, value in gate["comparison"].items() if key != "truth_drop_db"}
+    for key in ("psnr_db", "worst_psnr_db"):
+        figures[key] = float("inf") if figures[key] is None else figures[key]
+    lines = [("compared", Comparison(**figures).summary())]
+    if gate.get("kept_fp32"):
+        lines.append(("kept in FP32", ", ".join(gate["kept_fp32"])))
+    return lines
+
+
+def cache_command(*, clear: bool, as_json: bool) -> None:
+    """``--list-cache`` and ``--clear-cache``."""
+    from espan_deploy.engine.cache import clear_cache, engines_folder, list_cache
+
+    if clear:
+        count, freed = clear_cache()
+        removed = {"schema_version": 1, "removed": count, "bytes": freed}
+        click.echo(json.dumps(removed) if as_json else f"removed {count} engines, {freed / MEGA:.2f} MB")
+        return
+    rows = [
+        {
+            "path": str(entry.path),
+            "bytes": entry.bytes,
+            "name": entry.manifest.name if entry.manifest else None,
+            "recipe": entry.manifest.recipe if entry.manifest else None,
+            "backend": f"{entry.manifest.backend} {entry.manifest.backend_version}" if entry.manifest else None,
+            "problem": entry.problem,
+        }
+        for entry in list_cache(verify=True)
+    ]
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "folder": str(engines_folder()), "engines": rows}))
+        return
+    for row in rows:
+        what = row["problem"] or f"{row['name']}, {row['recipe']}, {row['backend']}"
+        click.echo(f"{Path(str(row['path'])).name}  {row['bytes'] / MEGA:7.2f} MB  {what}")  # type: ignore[operator]
+    total = sum(int(str(row["bytes"])) for row in rows)
+    click.echo(f"{len(rows)} engines, {total / MEGA:.2f} MB, in {engines_folder()}", err=True)
+
+
+class _Talk(AbstractContextManager["_Talk"]):
+    """What is being done, on stderr: one line that changes on a terminal, nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+
+    def say(self, text: str, progress: BuildProgress | None) -> None:
+        """Show it."""
+        if not self._terminal:
+            return
+        if progress is not None:
+            text = f"{text}: {progress.phase} {progress.step}/{progress.steps}"
+        click.echo(f"\r\x1b[K{text[:100]}", nl=False, err=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def describe_engine_file(path: Path) -> tuple[Manifest, list[tuple[str, str]]]:
+    """An engine's manifest, its bytes held against it, and what to print of it. Raises EngineMismatchError."""
+    from espan_deploy.engine.build import describe_engine
+
+    manifest = describe_engine(path)
+    return manifest, manifest_lines(asdict(manifest))
