@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
+from onnx.inliner import inline_local_functions
 
 from espan_deploy.checkpoints import load_checkpoint
 from espan_deploy.errors import BackendUnavailableError, CheckpointError, ExportError
@@ -46,6 +47,7 @@ def network_source(
 ) -> tuple[Network, Source]:
     """The network of a checkpoint: one of the catalogue, or of a user's class ``file.py:ClassName``.
 
+    network_args: the class's keyword arguments; for a network of the catalogue, what shapes cannot tell.
     value_range: overrides what the catalogue says; a user's class is taken to work in [0, 1].
     Raises CheckpointError, and BackendUnavailableError where PyTorch is not installed.
     """
@@ -55,7 +57,7 @@ def network_source(
         )
     checkpoint = load_checkpoint(path)
     if network_class is None:
-        network = load_network(checkpoint)
+        network = load_network(checkpoint, **(network_args or {}))
     else:
         module = _instantiate(network_class, dict(network_args or {}))
         fill_module(module, checkpoint, network_class)
@@ -78,13 +80,14 @@ def graph_source(path: Path) -> tuple[ir.Model, Source]:
     try:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
-        graph = ir.from_proto(proto)
+        graph = ir.from_proto(inline_local_functions(proto) if proto.functions else proto)
     except Exception as exc:  # protobuf, onnx and onnx_ir each raise their own
         lines = str(exc).strip().splitlines()
         raise ExportError(
             f"{path} is not a valid ONNX model: {lines[0] if lines else type(exc).__name__}", hint="export it again"
         ) from exc
     inputs = [v for v in graph.graph.inputs if v.name not in graph.graph.initializers]
+    graph.graph.inputs[:] = inputs  # old files list their weights too
     if len(inputs) != 1 or len(graph.graph.outputs) != 1:
         raise ExportError(
             f"{path} has {len(inputs)} inputs and {len(graph.graph.outputs)} outputs, expected an image in and one out"
