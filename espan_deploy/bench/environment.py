@@ -39,7 +39,7 @@ def environment(*, threads: int | None, ask: Ask | None = None) -> dict[str, Any
         "espan_deploy": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "os": f"{platform.system()} {platform.release()}",
+        "os": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "machine": platform.machine(),
         "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),

@@ -50,7 +50,8 @@ def _latencies(document: dict[str, Any], label: str) -> str:
                 "-" if limit is None else f"{limit['share']:.0%}",
             )
         )
-        warnings += [f"  {result['contender']}: {text}" for text in result["verdicts"]]
+        if result["verdicts"]:
+            warnings.append(f"  ! {result['contender']}: {', '.join(result['verdicts'])}")
     if not rows:
         return ""
     samples = max((r["latency_ms"]["samples"] for r in results if r["latency_ms"]), default=0)

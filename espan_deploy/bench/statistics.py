@@ -92,11 +92,11 @@ def verdicts(summary: Summary) -> list[str]:
     """What a reader must know before believing the figures; empty where nothing speaks against them."""
     found = []
     if summary.samples < MIN_SAMPLES:
-        found.append(f"too short: {summary.samples} runs, at least {MIN_SAMPLES} make a median meaningful")
+        found.append(f"too short ({summary.samples} of {MIN_SAMPLES} runs)")
     if summary.spread > NOISY_SPREAD:
-        found.append(f"noisy: the middle 80 % of runs spread over {summary.spread:.0%} of the median")
+        found.append(f"noisy ({summary.spread:.0%} from p10 to p90)")
     if abs(summary.drift) > DRIFT_LIMIT:
-        found.append(f"drifting: the last third is {summary.drift:+.0%} against the first")
+        found.append(f"drifting ({summary.drift:+.0%} from first to last third)")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,16 +9,20 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+import numpy as np
+
 from espan_deploy import __version__, backends
 from espan_deploy.bench.contenders import Contender, Model
 from espan_deploy.bench.costs import Costs, graph_costs
 from espan_deploy.bench.environment import BUSY_CORES, CpuUse, environment
-from espan_deploy.bench.images import Case, Pair
+from espan_deploy.bench.images import Case, Image, Pair
 from espan_deploy.bench.measure import Clock, Measurement, Stop, WarmUpLimits, measure
-from espan_deploy.bench.quality import quality
+from espan_deploy.bench.pictures import Picture, make_picture
 from espan_deploy.bench.roofline import Peaks, known_gpu, layer_bytes, layer_limit, model_limit, probe_cpu
 from espan_deploy.bench.score import CHALLENGES, Challenge
+from espan_deploy.bench.standings import standings
 from espan_deploy.bench.statistics import NOISY_SPREAD, Summary, ratio_of_medians, summarise, verdicts
+from espan_deploy.bench.truth import compare_with_truth
 from espan_deploy.errors import ExportError, InferenceError, InputShapeError
 from espan_deploy.graph.complexity import REPORT_SIZE
 
@@ -27,7 +30,7 @@ SCHEMA_VERSION = 1
 
 Document = dict[str, Any]
 
-QUALITIES = ("psnr_rgb_db", "psnr_y_db", "ssim_y")
+CPU_ENGINES = ("openvino", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Settings:
 class Suite:
     """Runs the benchmark; ``document`` grows as it goes, and is whole whenever Ctrl-C ends it.
 
+    shown: images for the page, with their truths where there are any; ``pictures`` holds them upscaled.
     probe: measures this CPU, see :func:`espan_deploy.bench.roofline.probe_cpu`; replaced in tests.
     """
 
@@ -56,16 +60,18 @@ class Suite:
         settings: Settings,
         *,
         pairs: Sequence[Pair] = (),
+        shown: Sequence[tuple[str, Image, Image | None]] = (),
         progress: Callable[[str], None] = lambda _: None,
         clock: Clock = time.perf_counter,
         probe: Callable[..., Peaks] = probe_cpu,
     ) -> None:
-        self.contenders, self.cases, self.settings, self.pairs = contenders, cases, settings, pairs
+        self.contenders, self.cases, self.settings = contenders, cases, settings
+        self.pairs, self.shown = pairs, shown
+        self.pictures: list[Picture] = []
         self.progress, self.clock, self._probe = progress, clock, probe
         self.models = list({id(c.model): c.model for c in contenders}.values())
         self._costs: dict[tuple[str, int, int], Costs | None] = {}
         self._peaks: dict[str, Peaks] = {}
-        self._measured: dict[str, Measurement] = {}
         self.document: Document = {
             "schema_version": SCHEMA_VERSION,
             "tool": {"name": "espan-deploy", "version": __version__},
@@ -98,12 +104,15 @@ class Suite:
             self._probe_devices()
             self._time()
             self._probe_devices()
-            self._set_limits()
-            self._compare_with_truth()
+            self._look()
+            if self.pairs:
+                self.document["quality"] = {}
+                compare_with_truth(self.contenders, self.pairs, self.progress, self.document["quality"])
         except KeyboardInterrupt:
             self.document["interrupted"] = True
+        self._set_limits()
         if self.settings.challenge is not None:
-            self.document["challenge"] = self._challenge(self.settings.challenge)
+            self.document["challenge"] = self._standings(self.settings.challenge)
         return self.document
 
     def _check_sizes(self) -> None:
@@ -192,7 +201,6 @@ class Suite:
                 clock=self.clock,
                 progress=lambda text, case=case: self.progress(f"{case.label}: {text}"),  # type: ignore[misc]
             )
-            self._measured[case.label] = measured
             self.document["results"] += self._results(case, measured)
             if measured.interrupted:
                 raise KeyboardInterrupt
@@ -266,70 +274,20 @@ class Suite:
             ]
         return document
 
-    def _compare_with_truth(self) -> None:
-        if not self.pairs:
-            return
-        table: Document = {"border": {}, "images": [pair.name for pair in self.pairs], "contenders": []}
-        self.document["quality"] = table
-        means: dict[str, dict[str, float | None]] = {}
-        for contender in self.contenders:
-            scale = contender.model.file.description.scale
-            rows = []
-            for pair in self.pairs:
-                self.progress(f"{contender.name}: {pair.name}")
-                figures = quality(contender.runner.infer(pair.low[None])[0], pair.high, scale)
-                rows.append((pair.name, {key: _finite(value) for key, value in asdict(figures).items()}))
-            mean = {key: _mean([row[key] for _, row in rows]) for key in QUALITIES}
-            if contender.precision == "fp32":
-                means.setdefault(contender.model.name, mean)
-            reference = means.get(contender.model.name, {})
-            drop = {key: _difference(mean[key], reference.get(key)) for key in QUALITIES}
-            table["border"][contender.model.name] = scale
-            table["contenders"].append(
-                {
-                    "contender": contender.name,
-                    "mean": mean,
-                    "difference_to_fp32": drop,
-                    "images": [{"image": name, **row} for name, row in rows],
-                }
-            )
+    def _look(self) -> None:
+        """The first pairs, or images, upscaled by every model."""
+        for name, low, high in self.shown:
+            self.progress(f"upscaling {name}")
+            self.pictures.append(make_picture(name, low, high, self.contenders))
 
-    def _challenge(self, challenge: Challenge) -> Document:
-        """The published table, and what was measured, scaled by the baseline where that was measured too."""
+    def _standings(self, challenge: Challenge) -> Document:
         label = self._challenge_case()
-        results = {r["contender"]: r for r in self.document["results"] if r["case"] == label and r["latency_ms"]}
-        baselines = {
-            (c.engine, c.precision, c.form): results[c.name]["latency_ms"]["p50"]
-            for c in self.contenders
-            if c.name in results and _is_baseline(c.model, challenge)
+        measured = {
+            r["contender"]: r["latency_ms"]["p50"]
+            for r in self.document["results"]
+            if r["case"] == label and r["latency_ms"]
         }
-        rows = []
-        for contender in self.contenders:
-            if contender.name not in results:
-                continue
-            p50 = results[contender.name]["latency_ms"]["p50"]
-            base = baselines.get((contender.engine, contender.precision, contender.form))
-            rows.append(self._challenge_row(challenge, contender, p50, base))
-        note = (
-            f"runtimes measured here times {challenge.runtime_ms} ms, the baseline's on the {challenge.device}, over "
-            "the baseline's measured in the same run, engine and precision: an estimate, not a measurement on that GPU"
-            if baselines
-            else f"the baseline ({challenge.network}) was not in this run, so runtimes from here cannot be scored"
-        )
-        return {**challenge.to_json(), "case": label, "scaling": note, "measured": rows}
-
-    def _challenge_row(self, challenge: Challenge, contender: Contender, p50: float, base: float | None) -> Document:
-        description = contender.model.file.description
-        scaled = None if base is None else p50 / base * challenge.runtime_ms
-        flops, params = description.multiply_adds / 1e9, description.parameters / 1e6
-        return {
-            "contender": contender.name,
-            "measured_ms": p50,
-            "scaled_ms": scaled,
-            "params_m": params,
-            "flops_g": flops,
-            "score": None if scaled is None else _finite(challenge.score(scaled, flops, params)),
-        }
+        return {"case": label, **standings(challenge, self.contenders, measured)}
 
     def _challenge_case(self) -> str:
         sized = [case.label for case in self.cases if case.size == (REPORT_SIZE, REPORT_SIZE) and case.batch == 1]
@@ -345,17 +303,8 @@ def challenge_of(year: int | None) -> Challenge | None:
     return None if year is None else CHALLENGES[year]
 
 
-def _is_baseline(model: Model, challenge: Challenge) -> bool:
-    """The baseline's network at the baseline's own size, trained or folded."""
-    description = model.file.description
-    sizes = (description.parameters, int(description.unfolded.get("parameters", 0)))
-    return description.network == challenge.network and any(
-        math.isclose(size / 1e6, challenge.params_m, rel_tol=0.02) for size in sizes
-    )
-
-
 def _is_gpu(contender: Contender) -> bool:
-    return contender.engine.startswith("tensorrt")
+    return contender.engine not in CPU_ENGINES
 
 
 def _device(contender: Contender) -> str:
@@ -386,24 +335,8 @@ def _throughput(case: Case, summary: Summary, scale: int) -> Mapping[str, float]
 def _warm_up_verdict(warm_up: Any) -> list[str]:
     if warm_up is None or warm_up.stable:
         return []
-    return [f"not stable after {warm_up.runs} warm-up runs ({warm_up.seconds:.1f} s)"]
+    return [f"never stable while warming up ({warm_up.runs} runs)"]
 
 
 def _array(values: Sequence[float]) -> Any:
-    import numpy as np
-
     return np.asarray(values, np.float64)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _difference(value: float | None, reference: float | None) -> float | None:
-    return None if value is None or reference is None else value - reference
-
-
-def _finite(value: float) -> float | None:
-    """JSON knows no infinity."""
-    return value if math.isfinite(value) else None

@@ -17,9 +17,13 @@ from espan_deploy.cli.main import INTERRUPTED, json_option
 from espan_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from espan_deploy.bench.images import Case, Pair
+    from espan_deploy.bench.images import Case, Image, Pair
+    from espan_deploy.bench.suite import Suite
 
 DEFAULT_SIZE = (256, 256)
+
+SHOWN = 5
+"""Pictures on the page."""
 
 
 @click.command(
@@ -81,6 +85,7 @@ def command(
     Contenders take turns, so that whatever slows the machine slows all alike; trust their ratios most. Sizes are
     height x width, as everywhere in this tool. Ctrl-C stops, and prints what was measured until then.
     """
+    from espan_deploy.bench import report_html
     from espan_deploy.bench.report_table import render
     from espan_deploy.files import write_atomically
 
@@ -88,9 +93,12 @@ def command(
         if target is not None and not target.absolute().parent.is_dir():
             raise InputError(f"there is no folder {target.absolute().parent} to write {target.name} to")
     with _talk(quiet=as_json) as progress:
-        document = _run(options, progress)
+        suite = _run(options, progress, show=SHOWN if html else 0)
+    document = suite.document
     if json_file is not None:
         write_atomically(json_file, json.dumps(document, indent=1).encode())
+    if html is not None:
+        write_atomically(html, report_html.render(document, suite.pictures).encode())
     if as_json:
         click.echo(json.dumps(document))
     else:
@@ -99,7 +107,7 @@ def command(
         ctx.exit(INTERRUPTED)
 
 
-def _run(options: dict[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
+def _run(options: dict[str, Any], progress: Callable[[str], None], *, show: int) -> Suite:
     from espan_deploy.bench.contenders import engine_choices, load_models, open_contenders
     from espan_deploy.bench.suite import Settings, Suite, challenge_of
     from espan_deploy.models import default_model
@@ -107,7 +115,8 @@ def _run(options: dict[str, Any], progress: Callable[[str], None]) -> dict[str, 
     engines = engine_choices(options["engines"])
     models = load_models(options["models"] or [default_model()], options["checkpoints"])
     pairs = _pairs(options["pairs"], {model.file.description.scale for model in models})
-    cases = _cases(options, pairs)
+    cases = _cases(options)
+    shown = _shown(options, pairs)[:show]
     contenders = open_contenders(
         models, engines, threads=options["threads"], against_torch=options["against"] == "torch"
     )
@@ -120,17 +129,17 @@ def _run(options: dict[str, Any], progress: Callable[[str], None]) -> dict[str, 
         command=_command_line(),
     )
     try:
-        suite = Suite(contenders, cases, settings, pairs=pairs, progress=progress)
-        return suite.run()
+        suite = Suite(contenders, cases, settings, pairs=pairs, shown=shown, progress=progress)
+        suite.run()
+        return suite
     finally:
         for contender in contenders:
             contender.runner.close()
 
 
-def _cases(options: dict[str, Any], pairs: list[Pair]) -> list[Case]:
+def _cases(options: dict[str, Any]) -> list[Case]:
     from espan_deploy.bench.images import folder_case, generated_case
 
-    del pairs
     sizes = options["sizes"] or ([] if options["images"] else [DEFAULT_SIZE])
     cases = [
         generated_case(height, width, batch)
@@ -140,6 +149,15 @@ def _cases(options: dict[str, Any], pairs: list[Pair]) -> list[Case]:
     if options["images"]:
         cases.append(folder_case(options["images"]))
     return cases
+
+
+def _shown(options: dict[str, Any], pairs: list[Pair]) -> list[tuple[str, Image, Image | None]]:
+    """For the page: the first pairs, or else images."""
+    from espan_deploy.bench.images import image_files, read_image
+
+    if pairs or not options["images"]:
+        return [(pair.name, pair.low, pair.high) for pair in pairs[:SHOWN]]
+    return [(path.name, read_image(path), None) for path in image_files(options["images"])[:SHOWN]]
 
 
 def _pairs(folders: tuple[Path, Path] | None, scales: set[int]) -> list[Pair]:
