@@ -135,14 +135,10 @@ def _convert(image: Image.Image, data: bytes) -> Picture:
     dpi = _dpi(image)
     image_format = "JPEG" if image.format == "MPO" else image.format or "PNG"
     color, alpha, depth, icc = _pixels(image, data, raw_mode, orientation=orientation, icc=icc, notes=notes)
+    if alpha is not None and image.mode in ("P", "RGB", "L") and alpha.min() == (255 if depth == 8 else 1.0):
+        alpha = None  # a colour key that no pixel has
     if alpha is not None:
-        if alpha.min(initial=1) == (255 if depth == 8 else 1.0):
-            alpha_is_flat = True
-        else:
-            alpha_is_flat = False
-            color = fill_transparent(color, alpha)
-        if alpha_is_flat and image.mode in ("P", "RGB", "L"):
-            alpha = None
+        color = fill_transparent(color, alpha)
     return Picture(color, alpha, depth, image_format, icc=icc, exif=exif, dpi=dpi, notes=notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ class Picture:
         """Of the file that comes out: 1, 2, 3 or 4."""
         return (1 if self.grey else 3) + (self.alpha is not None)
 
+    @cached_property
+    def flat_alpha(self) -> bool:
+        """Whether transparency is the same everywhere, opaque mostly: it then needs no network."""
+        return self.alpha is not None and bool((self.alpha == self.alpha[0, 0]).all())
+
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R 601, as Pillow and everybody else turn RGB into grey."""
@@ -60,15 +66,25 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def to_file_pixels(color: Pixels, alpha: Pixels | None, picture: Picture) -> Pixels:
     """Network output as the file's own channels and depth.
 
-    color, alpha: (h, w, 3), uint8 or float32; alpha's channels are equal in the input, so its mean is taken.
+    color, alpha: (h, w, 3), uint8 or float32; alpha's channels are equal in the input, so its mean is taken. None
+        where it is flat: it then is what it was.
     Returns (h, w) or (h, w, C), uint8 or uint16; without a copy where nothing has to change.
     """
     parts: list[Pixels] = [_to_grey(color) if picture.grey else color]
     if alpha is not None:
         parts.append(_mean(alpha))
+    elif picture.alpha is not None:
+        parts.append(np.full(color.shape[:2], _like(picture.alpha[0, 0], color.dtype), color.dtype))
     if color.dtype != np.uint8:
         parts = [np.rint(part.clip(0, 1) * np.float32(65535)).astype(np.uint16) for part in parts]
     return parts[0] if len(parts) == 1 else np.dstack(parts)
+
+
+def _like(value: Any, dtype: Any) -> Any:
+    """One value in [0, 1] or [0, 255] as another type's."""
+    if dtype == np.uint8 and value.dtype != np.uint8:
+        return round(float(value) * 255)
+    return value
 
 
 def _to_grey(color: Pixels) -> Pixels:

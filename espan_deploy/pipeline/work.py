@@ -79,7 +79,9 @@ class Work:
         self.rows, self.scale, self.target = rows, scale, target
         self.settings = settings
         self.deep = picture.depth == 16 and job.format.deep
-        self.planes: tuple[Plane, ...] = ("color",) if picture.alpha is None else ("color", "alpha")
+        self.planes: tuple[Plane, ...] = (
+            ("color",) if picture.alpha is None or picture.flat_alpha else ("color", "alpha")
+        )
         self.infer_seconds = self.encode_seconds = 0.0
         self.redone_fp32 = 0
         self.failed = False

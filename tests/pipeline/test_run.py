@@ -236,6 +236,7 @@ def test_grey_alpha_and_sixteen_bits_go_through(setup: Setup) -> None:
     grey = rng.integers(0, 256, (9, 9), dtype=np.uint8)
     Image.fromarray(grey).save(setup.source / "grey.png")
     alpha = np.full((9, 9, 4), 200, np.uint8)
+    alpha[..., 3] = rng.integers(1, 256, (9, 9))
     Image.fromarray(alpha).save(setup.source / "alpha.png")
     deep = rng.integers(0, 65536, (9, 9), dtype=np.uint16)
     Image.fromarray(deep).save(setup.source / "deep.png")
@@ -247,6 +248,17 @@ def test_grey_alpha_and_sixteen_bits_go_through(setup: Setup) -> None:
     assert result.dtype == np.uint16
     wide = upscaled(deep[None, ..., None].astype(np.float64))[0, ..., 0]
     assert np.abs(result - wide).max() <= 1
+
+
+def test_flat_alpha_needs_no_network(setup: Setup) -> None:
+    for value in (255, 7):
+        pixels = np.full((9, 9, 4), value, np.uint8)
+        Image.fromarray(pixels).save(setup.source / f"{value}.png")
+    runner = NumpyRunner()
+    assert statuses(setup.run(runner, batch=1)) == ["done"] * 2
+    assert len(runner.shapes) == 2
+    for value in (255, 7):
+        assert (setup.result(f"{value}.png")[..., 3] == value).all()
 
 
 def test_stopping_finishes_what_is_in_flight(setup: Setup) -> None:
