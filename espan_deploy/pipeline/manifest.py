@@ -7,6 +7,7 @@ output and perhaps a line, or an output and its line; both are told from the con
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,8 +15,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from espan_deploy.errors import InputError
 from espan_deploy.pipeline.jobs import HIDDEN_PREFIX
@@ -52,14 +53,15 @@ class Manifest:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
+        self._torn = False
         self._records: dict[tuple[str, str], Record] = {}
 
     def __enter__(self) -> Manifest:
         path = self.folder / NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+", encoding="utf-8")
+            self._file = path.open("a+b", buffering=0)
         except OSError as exc:
             raise InputError(
                 f"cannot write to {self.folder}: {exc.strerror or exc}", hint="name a folder you may write to"
@@ -70,11 +72,10 @@ class Manifest:
                 f"another run is writing to {self.folder}", hint="wait for it, or name another output folder"
             )
         self._file.seek(0)
-        text = self._file.read()
-        for record in _parse(text):
+        data = self._file.readall()
+        for record in _parse(data):
             self._remember(record)
-        if text and not text.endswith("\n"):
-            self._file.write("\n")  # a line that was cut off by a kill
+        self._torn = bool(data) and not data.endswith(b"\n")
         self._remove_parts()
         return self
 
@@ -99,9 +100,13 @@ class Manifest:
     def add(self, record: Record) -> None:
         """Record an output that is about to get its name; on disk when this returns."""
         assert self._file is not None
-        self._file.write(json.dumps(asdict(record)) + "\n")
-        self._file.flush()
+        # A line that a kill or a full disk cut off stays alone: the next one starts afresh.
+        line = (b"\n" if self._torn else b"") + json.dumps(asdict(record)).encode() + b"\n"
+        self._torn = True
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._file.fileno())
+        self._torn = False
         self._remember(record)
 
     def _remember(self, record: Record) -> None:
@@ -131,14 +136,14 @@ def settings_sha256(**settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _parse(text: str) -> Iterator[Record]:
-    for line in text.splitlines():
+def _parse(data: bytes) -> Iterator[Record]:
+    for line in data.splitlines():
         # A line cut off by a kill, or edited by hand, says nothing.
         with contextlib.suppress(ValueError, TypeError):
             yield Record(**json.loads(line))
 
 
-def _lock(file: IO[str]) -> bool:
+def _lock(file: FileIO) -> bool:
     if sys.platform == "win32":
         return True  # the folder is not locked there: two runs at once redo each other's work, and lose nothing
     import fcntl
