@@ -123,24 +123,24 @@ def _edges(rng: np.random.Generator, rows: int, columns: int) -> Values:
 
 
 def _strokes(rng: np.random.Generator, rows: int, columns: int) -> Values:
-    """Rows of random 5x7 glyphs in three sizes, black on white: what text looks like to a network."""
-    values = np.ones((rows, columns, 3))
+    """Rows of random 5x7 glyphs in three sizes, ink on paper: what text looks like to a network."""
+    values = np.full((rows, columns, 3), 0.9)
     top = 4
     while top < rows:
-        size = int(rng.integers(1, 4))
+        size = int(rng.integers(2, 5))
         for left in range(4, columns - 6 * size, 6 * size):
-            glyph = np.kron(rng.random((7, 5)) < 0.55, np.ones((size, size), bool))
+            glyph = np.kron(rng.random((7, 5)) < 0.4, np.ones((size, size), bool))
             window = values[top : top + 7 * size, left : left + 5 * size]
-            window[glyph[: window.shape[0], : window.shape[1]]] = 0.0
+            window[glyph[: window.shape[0], : window.shape[1]]] = 0.15
         top += 10 * size
     return values
 
 
 def _gratings(rng: np.random.Generator, rows: int, columns: int) -> Values:
     y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
-    plate = 0.5 + 0.5 * np.cos(60 * (x**2 + y**2))
+    plate = 0.5 + 0.3 * np.cos(60 * (x**2 + y**2))
     angle = rng.uniform(0, np.pi)
-    lines = 0.5 + 0.5 * np.sin(90 * (x * np.cos(angle) + y * np.sin(angle)))
+    lines = 0.5 + 0.3 * np.sin(90 * (x * np.cos(angle) + y * np.sin(angle)))
     return np.stack([plate, lines, (plate + lines) / 2], -1)
 
 
