@@ -26,6 +26,8 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 
 import torture  # noqa: E402
 
+Image.MAX_IMAGE_PIXELS = None  # a flipped size may still be a whole image, 16 times as large in the end
+
 FORMATS = (("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("TIFF", "tif"), ("BMP", "bmp"), ("AVIF", "avif"), ("GIF", "gif"))  # noqa: E501  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,8 @@ def command(
     espan-deploy upscale photos/ upscaled/
     espan-deploy upscale scans/ large/ --model espan.onnx --format png --precision fp32 --report report.json
     """
+    # What Pillow finds odd about a file is either in the report, as its failure, or of no consequence.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     from espan_deploy.models import default_model
     from espan_deploy.pipeline.upscale import UpscaleSettings, Upscaling
 

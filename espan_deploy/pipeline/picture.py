@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Pixels = NDArray[Any]
 
@@ -53,11 +53,9 @@ class Picture:
         """Of the file that comes out: 1, 2, 3 or 4."""
         return (1 if self.grey else 3) + (self.alpha is not None)
 
-    @cached_property
-    def flat_alpha(self) -> bool:
-        """Whether transparency is the same everywhere, opaque mostly: it then needs no network."""
-        return self.alpha is not None and bool((self.alpha == self.alpha[0, 0]).all())
 
+ALPHA_MARGIN = 4
+"""Rows beyond a band that its mask's bicubic kernel may see: it reaches two."""
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R 601, as Pillow and everybody else turn RGB into grey."""
@@ -66,35 +64,31 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def to_file_pixels(color: Pixels, alpha: Pixels | None, picture: Picture) -> Pixels:
     """Network output as the file's own channels and depth.
 
-    color, alpha: (h, w, 3), uint8 or float32; alpha's channels are equal in the input, so its mean is taken. None
-        where it is flat: it then is what it was.
+    color: (h, w, 3), uint8 or float32. alpha: (h, w) of the same type, or None.
     Returns (h, w) or (h, w, C), uint8 or uint16; without a copy where nothing has to change.
     """
     parts: list[Pixels] = [_to_grey(color) if picture.grey else color]
     if alpha is not None:
-        parts.append(_mean(alpha))
-    elif picture.alpha is not None:
-        parts.append(np.full(color.shape[:2], _like(picture.alpha[0, 0], color.dtype), color.dtype))
+        parts.append(alpha)
     if color.dtype != np.uint8:
         parts = [np.rint(part.clip(0, 1) * np.float32(65535)).astype(np.uint16) for part in parts]
     return parts[0] if len(parts) == 1 else np.dstack(parts)
 
 
-def _like(value: Any, dtype: Any) -> Any:
-    """One value in [0, 1] or [0, 255] as another type's."""
-    if dtype == np.uint8 and value.dtype != np.uint8:
-        return round(float(value) * 255)
-    return value
+def upscaled_alpha(alpha: Pixels, scale: int, start: int, stop: int) -> Pixels:
+    """Rows [start, stop) of a (H, W) mask at ``scale`` times its size, of the same type, as of the whole mask.
+
+    Bicubic: networks are trained on photographs, and a mask's hard edges make them invent patterns.
+    """
+    low, high = max(0, start - ALPHA_MARGIN), min(len(alpha), stop + ALPHA_MARGIN)
+    part = Image.fromarray(np.ascontiguousarray(alpha[low:high]))
+    large = np.asarray(part.resize((part.width * scale, part.height * scale), Image.Resampling.BICUBIC))
+    return large[(start - low) * scale : (stop - low) * scale]
 
 
 def _to_grey(color: Pixels) -> Pixels:
     grey: Pixels = color.astype(np.float32, copy=False) @ LUMA
     return np.rint(grey).astype(np.uint8) if color.dtype == np.uint8 else grey
-
-
-def _mean(color: Pixels) -> Pixels:
-    mean: Pixels = color.astype(np.float32, copy=False).mean(axis=2)
-    return np.rint(mean).astype(np.uint8) if color.dtype == np.uint8 else mean
 
 
 def fill_transparent(color: Pixels, alpha: Pixels) -> Pixels:

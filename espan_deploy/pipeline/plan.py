@@ -28,11 +28,12 @@ class TilePolicy:
     """How images are cut.
 
     tile: "auto", "none", or the side of a square that the engine gets, halo included.
-    max_pixels: of one engine call, for "auto".
+    max_pixels: of one engine call, for "auto". max_sides: height and width that the engine takes at most, for "auto".
     """
 
     tile: int | str
     max_pixels: int
+    max_sides: tuple[int, int] | None = None
 
     def plan(self, height: int, width: int, description: ModelDescription) -> list[list[Tile]]:
         """Rows of tiles for an image. Raises InputError where it must be cut but cannot be cut exactly."""
@@ -40,6 +41,8 @@ class TilePolicy:
             limits = (height, width)
         elif self.tile == "auto":
             limits = tile_limits(height, width, self.max_pixels)
+            if self.max_sides is not None:
+                limits = (min(limits[0], self.max_sides[0]), min(limits[1], self.max_sides[1]))
         else:
             limits = (int(self.tile), int(self.tile))
         if description.halo is None:

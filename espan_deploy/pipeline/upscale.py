@@ -156,7 +156,9 @@ class Upscaling:
     def _run_settings(self, verdict: Verdict, runners: list[Runner], threads: int) -> RunSettings:
         settings = self.settings
         memory = self._memory()
-        per_pixel = int(runners[0].info.details.get("bytes_per_pixel") or DEFAULT_BYTES_PER_PIXEL)
+        details = runners[0].info.details
+        per_pixel = int(details.get("bytes_per_pixel") or DEFAULT_BYTES_PER_PIXEL)
+        sides = (details["max_height"], details["max_width"]) if "max_height" in details else None
         return RunSettings(
             settings_sha256=settings_sha256(
                 pipeline=PIPELINE_VERSION,
@@ -167,7 +169,7 @@ class Upscaling:
                 png_compression=settings.png_compression,
             ),
             encode=EncodeSettings(settings.quality, settings.png_compression),
-            tiles=TilePolicy(settings.tile, pixels_within(memory // 2, per_pixel, len(runners))),
+            tiles=TilePolicy(settings.tile, pixels_within(memory // 2, per_pixel, len(runners)), sides),
             batch=settings.batch,
             overwrite=settings.overwrite,
             in_flight_bytes=memory // 2,

@@ -11,35 +11,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from espan_deploy.pipeline.encode import EncodeSettings, Sink, open_sink
 from espan_deploy.pipeline.jobs import HIDDEN_PREFIX, Job
 from espan_deploy.pipeline.manifest import PART_SUFFIX, sha256_of
-from espan_deploy.pipeline.picture import Picture, Pixels, to_file_pixels
+from espan_deploy.pipeline.picture import Picture, Pixels, to_file_pixels, upscaled_alpha
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.tiles import Tile
-
-Plane = Literal["color", "alpha"]
 
 
 @dataclass
 class Band:
     """Full-width rows of the result, filled by tiles."""
 
-    planes: dict[Plane, Pixels]
+    pixels: Pixels | None
     missing: int
 
 
 @dataclass(frozen=True)
 class Region:
-    """A tile of one plane of an image: what the engine gets."""
+    """A tile of an image: what the engine gets."""
 
     work: Work
     band: int
-    plane: Plane
     tile: Tile
 
     @property
@@ -50,11 +47,8 @@ class Region:
 
     def array(self) -> Pixels:
         """(h, w, 3), C-contiguous; a view where the tile is the whole image."""
-        picture = self.work.picture
-        source = picture.color if self.plane == "color" else picture.alpha
-        assert source is not None
         rows, columns = self.tile.rows, self.tile.columns
-        part = source[rows.low : rows.high, columns.low : columns.high]
+        part = self.work.picture.color[rows.low : rows.high, columns.low : columns.high]
         return np.ascontiguousarray(part) if part.ndim == 3 else part[..., None].repeat(3, axis=2)
 
 
@@ -79,9 +73,6 @@ class Work:
         self.rows, self.scale, self.target = rows, scale, target
         self.settings = settings
         self.deep = picture.depth == 16 and job.format.deep
-        self.planes: tuple[Plane, ...] = (
-            ("color",) if picture.alpha is None or picture.flat_alpha else ("color", "alpha")
-        )
         self.infer_seconds = self.encode_seconds = 0.0
         self.redone_fp32 = 0
         self.failed = False
@@ -95,11 +86,10 @@ class Work:
 
     @property
     def regions(self) -> Iterator[Region]:
-        """All tiles of all planes, band after band."""
+        """All tiles, band after band."""
         for index, row in enumerate(self.rows):
-            for plane in self.planes:
-                for tile in row:
-                    yield Region(self, index, plane, tile)
+            for tile in row:
+                yield Region(self, index, tile)
 
     def fill(self, report: FileReport) -> None:
         """Write what is known into the file's report."""
@@ -122,14 +112,13 @@ class Work:
         row = self.rows[region.band]
         with self._lock:
             self.infer_seconds += seconds
-            band = self._bands.setdefault(region.band, Band({}, len(row) * len(self.planes)))
-            if len(row) > 1 and region.plane not in band.planes:
-                band.planes[region.plane] = np.empty((height, self.picture.width * scale, 3), result.dtype)
-        if len(row) == 1:
-            band.planes[region.plane] = kept
-        else:
+            band = self._bands.setdefault(region.band, Band(None, len(row)))
+            if band.pixels is None:
+                full = self.picture.width * scale
+                band.pixels = kept if len(row) == 1 else np.empty((height, full, 3), result.dtype)
+        if len(row) > 1:
             start = tile.columns.start * scale
-            band.planes[region.plane][:, start : start + width] = kept
+            band.pixels[:, start : start + width] = kept
         with self._lock:
             band.missing -= 1
             return band.missing == 0
@@ -143,8 +132,12 @@ class Work:
                 self._open()
             sink = self._sink
         assert sink is not None
-        color, alpha = band.planes["color"], band.planes.get("alpha")
+        color, alpha = band.pixels, self.picture.alpha
         del band
+        assert color is not None
+        if alpha is not None:
+            rows = self.rows[index][0].rows
+            alpha = upscaled_alpha(alpha, self.scale, rows.start, rows.stop)
         if self.picture.depth == 16 and not self.deep:
             color = _to_bytes(color)
             alpha = None if alpha is None else _to_bytes(alpha)

@@ -61,12 +61,10 @@ def written(picture: Picture, format_name: str, **settings: Any) -> bytes:
     sink = open_sink(buffer, FORMATS[format_name], EncodeSettings(**settings), picture, SCALE, deep=deep)
 
     def large(plane: Any) -> Any:
-        if plane is None:
-            return None
-        plane = plane if plane.ndim == 3 else np.dstack([plane] * 3)
-        return plane.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+        return None if plane is None else plane.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
-    pixels = to_file_pixels(large(picture.color), large(picture.alpha), picture)
+    color = picture.color if not picture.grey else np.dstack([picture.color] * 3)
+    pixels = to_file_pixels(large(color), large(picture.alpha), picture)
     cut = SCALE * (picture.height // 2)
     bands = [band for band in (pixels[:cut], pixels[cut:]) if len(band)]
     for index, band in enumerate(bands):

@@ -242,21 +242,30 @@ def test_grey_alpha_and_sixteen_bits_go_through(setup: Setup) -> None:
     Image.fromarray(deep).save(setup.source / "deep.png")
     assert statuses(setup.run()) == ["done"] * 3
     assert np.abs(setup.result("grey.png") - upscaled(grey[None, ..., None])[0, ..., 0].astype(int)).max() <= 1
-    expected = upscaled(alpha[None])[0]
-    assert np.abs(setup.result("alpha.png").astype(int) - expected).max() <= 1
+    expected = upscaled(alpha[None, ..., :3])[0]
+    assert np.abs(setup.result("alpha.png")[..., :3].astype(int) - expected).max() <= 1
+    mask = Image.fromarray(alpha[..., 3]).resize((36, 36), Image.Resampling.BICUBIC)
+    assert np.array_equal(setup.result("alpha.png")[..., 3], mask)
     result = np.asarray(Image.open(setup.output / "deep.png"))
     assert result.dtype == np.uint16
     wide = upscaled(deep[None, ..., None].astype(np.float64))[0, ..., 0]
     assert np.abs(result - wide).max() <= 1
 
 
-def test_flat_alpha_needs_no_network(setup: Setup) -> None:
+@pytest.mark.parametrize("tile", [9, 16])
+def test_alpha_has_no_seams(setup: Setup, tile: int) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (41, 53, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(setup.source / "a.png")
+    assert statuses(setup.run(tile=tile)) == ["done"]
+    mask = Image.fromarray(pixels[..., 3]).resize((53 * 4, 41 * 4), Image.Resampling.BICUBIC)
+    assert np.array_equal(setup.result("a.png")[..., 3], mask)
+
+
+def test_flat_alpha_stays_flat(setup: Setup) -> None:
     for value in (255, 7):
         pixels = np.full((9, 9, 4), value, np.uint8)
         Image.fromarray(pixels).save(setup.source / f"{value}.png")
-    runner = NumpyRunner()
-    assert statuses(setup.run(runner, batch=1)) == ["done"] * 2
-    assert len(runner.shapes) == 2
+    assert statuses(setup.run()) == ["done"] * 2
     for value in (255, 7):
         assert (setup.result(f"{value}.png")[..., 3] == value).all()
 
