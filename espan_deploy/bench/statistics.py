@@ -105,7 +105,7 @@ def decimals(ci95: tuple[float, float]) -> int:
     half = (ci95[1] - ci95[0]) / 2
     if half <= 0:
         return 3
-    return int(np.clip(np.ceil(-np.log10(half)), 0, 3))
+    return int(np.clip(np.ceil(-np.log10(half) - 1e-9), 0, 3))
 
 
 def _block_indices(count: int) -> NDArray[np.intp]:

@@ -38,7 +38,7 @@ function fig(pointer, { digits = 2, factor = 1, unit = "", sign = false, group =
 // As many decimals as the interval bears out, at most three.
 function decimals(ci) {
   const half = (ci[1] - ci[0]) / 2;
-  return half <= 0 ? 3 : Math.max(0, Math.min(3, Math.ceil(-Math.log10(half))));
+  return half <= 0 ? 3 : Math.max(0, Math.min(3, Math.ceil(-Math.log10(half) - 1e-9)));
 }
 
 const state = { theme: null, case: D.cases.length ? D.cases[0].label : "", shown: null };
