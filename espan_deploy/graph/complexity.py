@@ -103,15 +103,15 @@ def _layer_cost(node: ir.Node, shapes: dict[str, tuple[int, ...]]) -> LayerCost:
     if any(shape is None for shape in known):
         raise ExportError(f"the size of {node.op_type} {node.name} cannot be inferred, so its cost cannot be counted")
     first, second, out = (shape for shape in known if shape is not None)
-    macs = math.prod(out) * _COUNTED[node.op_type](first, second)
+    macs = _COUNTED[node.op_type](first, second, out)
     constants = [v.const_value.size for v in node.inputs if v is not None and v.const_value is not None]
     return LayerCost(node.name or output or "", node.op_type, macs, math.prod(out), sum(constants))
 
 
-_COUNTED: dict[str, Callable[[Shape, Shape], int]] = {
-    "Conv": lambda _x, weight: math.prod(weight[1:]),
-    "ConvTranspose": lambda x, weight: math.prod(weight) // weight[1],
-    "MatMul": lambda a, _b: a[-1],
-    "Gemm": lambda a, _b: a[-1],
+_COUNTED: dict[str, Callable[[Shape, Shape, Shape], int]] = {
+    "Conv": lambda _x, weight, out: math.prod(out) * math.prod(weight[1:]),
+    "ConvTranspose": lambda x, weight, _out: math.prod(x) // x[1] * math.prod(weight),
+    "MatMul": lambda a, _b, out: math.prod(out) * a[-1],
+    "Gemm": lambda a, _b, out: math.prod(a) * out[1],
 }
-"""Multiply-adds per output value, from the shapes of the two factors."""
+"""Multiply-adds, from the shapes of the two factors and of the product."""

@@ -176,9 +176,10 @@ def _along_channels(node: ir.Node, window: _Window) -> _Window:
 
 def _constant(node: ir.Node, index: int) -> NDArray[Any]:
     value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or value.const_value is None:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None:
         raise _UnboundedError(f"{node.op_type} {node.name} depends on the image's size")
-    constant: NDArray[Any] = value.const_value.numpy()
+    constant: NDArray[Any] = tensor.numpy()
     return constant
 
 
