@@ -244,7 +244,7 @@ def test_models_that_cannot_be_used(tmp_path: Path, cpu_recipe: Recipe, engine: 
         engine_from_onnx(tmp_path / "missing.onnx", cpu_recipe)
     text = tmp_path / "text.onnx"
     text.write_text("hello")
-    with pytest.raises(ExportError, match="no ONNX file"):
+    with pytest.raises(ExportError, match="not an ONNX file"):
         engine_from_onnx(text, cpu_recipe)
     with pytest.raises(ExportError, match="carries no description"):
         engine_from_onnx(save_synthetic(tmp_path / "bare.onnx", described=False), cpu_recipe)
