@@ -106,7 +106,7 @@ def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
 
 def _layer_name(node: Any) -> str:
     """Of its weights, where they kept the network's own name."""
-    weight = node.inputs[1].name or ""
+    weight = node.inputs[1].name if len(node.inputs) > 1 else ""
     return weight.removesuffix(".weight").removesuffix(".eval_conv") or node.name or node.op_type
 
 
@@ -128,3 +128,39 @@ def _peak(model: Any, shapes: dict[str, tuple[int, ...]]) -> int:
 
 def _size(shapes: dict[str, tuple[int, ...]], value: Any) -> int:
     return math.prod(shapes.get(value.name, (0,)))
+
+
+def starved_layer(file: ModelFile, height: int, width: int) -> str | None:
+    """The first layer whose kernel is larger than what it is given, padding included, of an image of this size.
+
+    Engines do not agree on such sizes: ONNX Runtime refuses them, OpenVINO makes something up. None where every
+    layer has enough, or the graph's sizes cannot be inferred.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    from espan_deploy.graph.complexity import infer_shapes
+
+    if file.description.pixels == "uint8":
+        return None
+    model = ir.from_proto(onnx.load_from_string(file.data))
+    shapes = infer_shapes(model, height, width)
+    nodes: Any = model.graph
+    for node in nodes:
+        kernel = _kernel(node, shapes)
+        given = shapes.get(node.inputs[0].name, ())[2:] if kernel else ()
+        pads = node.attributes.get_ints("pads", [0] * 4) if kernel else []
+        for side, size, before, after in zip(given, kernel, pads[:2], pads[2:], strict=False):
+            if side + before + after < size:
+                return f"{_layer_name(node)} has a window of {size} pixels, and {side + before + after} to look at"
+    return None
+
+
+def _kernel(node: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The side lengths of a convolution's or pooling's window, dilation included."""
+    if node.op_type not in ("Conv", "MaxPool", "AveragePool"):
+        return ()
+    is_pool = node.op_type != "Conv"
+    sides = tuple(node.attributes.get_ints("kernel_shape")) if is_pool else shapes[node.inputs[1].name][2:]
+    dilations = node.attributes.get_ints("dilations", [1] * len(sides))
+    return tuple((side - 1) * dilation + 1 for side, dilation in zip(sides, dilations, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 
 from espan_deploy import __version__, backends
 from espan_deploy.bench.contenders import Contender, Model
-from espan_deploy.bench.costs import Costs, graph_costs
+from espan_deploy.bench.costs import Costs, graph_costs, starved_layer
 from espan_deploy.bench.environment import BUSY_CORES, CpuUse, environment
 from espan_deploy.bench.images import Case, Image, Pair
 from espan_deploy.bench.measure import Clock, Measurement, Stop, WarmUpLimits, measure
@@ -119,12 +119,19 @@ class Suite:
         """Each contender takes the smallest input of each case once: better now than after minutes."""
         for case in self.cases:
             smallest = min(case.inputs, key=lambda image: image.shape[1] * image.shape[2])
+            height, width = smallest.shape[1:3]
+            for model in self.models:
+                starved = starved_layer(model.file, height, width)
+                if starved is not None:
+                    raise InputShapeError(
+                        f"{model.name} does not take {height}x{width}: {starved}",
+                        hint="take larger images, or a larger --size",
+                    )
             for contender in self.contenders:
                 self.progress(f"opening {contender.name}")
                 try:
                     contender.runner.infer(smallest)
                 except (InferenceError, InputShapeError) as exc:
-                    height, width = smallest.shape[1:3]
                     raise InputShapeError(
                         f"{contender.name} does not take {height}x{width}: {exc.message}",
                         hint=exc.hint or "take larger images, or a larger --size",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from espan_deploy import backends
+from espan_deploy.bench.contenders import Model
 from espan_deploy.bench.images import load_pairs
 from espan_deploy.bench.quality import C1, C2, luma, psnr, quality, ssim
 from espan_deploy.errors import InputError
@@ -97,11 +98,8 @@ def test_bicubic_has_its_published_figures(shared: Path) -> None:
 
 
 @pytest.mark.shared
-def test_espan_has_its_figures_on_set5(shared: Path, espan_checkpoint: Path) -> None:
-    from espan_deploy.bench.contenders import load_models
-
-    model = load_models([espan_checkpoint])[0]
-    runner = backends.choose("auto").backend.open(model.file, precision="fp32")
+def test_espan_has_its_figures_on_set5(shared: Path, espan_model: Model) -> None:
+    runner = backends.choose("auto").backend.open(espan_model.file, precision="fp32")
     folder = shared / "images" / "Set5"
     figures = [
         quality(runner.infer(pair.low[None])[0], pair.high, 4) for pair in load_pairs(folder / "LR", folder / "HR", 4)

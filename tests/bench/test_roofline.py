@@ -8,8 +8,9 @@ import pytest
 from clocks import FakeClock
 from synthetic import save_synthetic
 
-from espan_deploy.backends.model import read_model
-from espan_deploy.bench.costs import Costs, Layer, graph_costs
+from espan_deploy.backends.model import ModelFile, read_model
+from espan_deploy.bench.contenders import Model
+from espan_deploy.bench.costs import Costs, Layer, graph_costs, starved_layer
 from espan_deploy.bench.roofline import (
     GPUS,
     Peaks,
@@ -120,12 +121,21 @@ def test_costs_of_a_small_graph(tmp_path: Path) -> None:
     assert counted.peak_activation_bytes == 4 * 2 * 48 * 200
 
 
-@pytest.mark.shared
-def test_espan_has_its_factsheets_complexity(espan_checkpoint: Path) -> None:
-    from espan_deploy.bench.contenders import load_models
+def test_a_window_larger_than_the_image_is_found(tmp_path: Path) -> None:
+    import onnx
 
-    (model,) = load_models([espan_checkpoint])
-    unfolded = model.file.description.unfolded
+    file = read_model(save_synthetic(tmp_path / "tiny.onnx"))
+    assert starved_layer(file, 1, 1) is None  # padded, any size will do
+    proto = onnx.load_from_string(file.data)
+    proto.graph.node[0].attribute[0].ints[:] = [0, 0, 0, 0]
+    bare = ModelFile(file.path, proto.SerializeToString(), file.description)
+    assert starved_layer(bare, 3, 3) is None
+    assert starved_layer(bare, 8, 2) == "w1 has a window of 3 pixels, and 2 to look at"
+
+
+@pytest.mark.shared
+def test_espan_has_its_factsheets_complexity(espan_model: Model) -> None:
+    unfolded = espan_model.file.description.unfolded
     assert unfolded["parameters"] == 192_272
     assert unfolded["multiply_adds"] == 12_555_649_024
-    assert graph_costs(model.file, 256, 256).receptive_field == 47
+    assert graph_costs(espan_model.file, 256, 256).receptive_field == 47
