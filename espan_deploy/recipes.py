@@ -101,7 +101,7 @@ class Budget:
 
     min_psnr_db: float = 55.0
     max_truth_drop_db: float = 0.01
-    max_share_off_by_more: float = 0.002
+    max_share_off_by_more: float = 0.005
     max_nonfinite: int = 0
 
 

@@ -175,12 +175,13 @@ def manifest_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 def _gate_lines(gate: dict[str, Any]) -> list[tuple[str, str]]:
     from espan_deploy.precision.gate import Comparison
 
-    if not gate:
-        return []
-    figures = {key: value for key, value in gate["comparison"].items() if key != "truth_drop_db"}
-    for key in ("psnr_db", "worst_psnr_db"):
-        figures[key] = float("inf") if figures[key] is None else figures[key]
-    lines = [("compared", Comparison(**figures).summary())]
+    lines = []
+    for key, name in (("comparison", "compared"), ("engine_comparison", "engine itself")):
+        if key in gate:
+            figures = {k: v for k, v in gate[key].items() if k != "truth_drop_db"}
+            for item in ("psnr_db", "worst_psnr_db"):
+                figures[item] = float("inf") if figures[item] is None else figures[item]
+            lines.append((name, Comparison(**figures).summary()))
     if gate.get("kept_fp32"):
         lines.append(("kept in FP32", ", ".join(gate["kept_fp32"])))
     return lines

@@ -13,6 +13,7 @@ import onnx
 
 from espan_deploy import __version__, backends
 from espan_deploy.backends import trt_module
+from espan_deploy.backends.base import Runner
 from espan_deploy.backends.cuda_memory import Device
 from espan_deploy.backends.manifest import (
     ENGINE_SUFFIX,
@@ -23,6 +24,7 @@ from espan_deploy.backends.manifest import (
     read_manifest,
 )
 from espan_deploy.backends.model import ModelFile, read_model
+from espan_deploy.backends.trt import LoadedEngine, TrtRunner
 from espan_deploy.backends.trt_build import BuiltEngine, Tensor, build_engine
 from espan_deploy.backends.trt_module import BuildProgress
 from espan_deploy.description import ModelDescription, description_from_metadata
@@ -31,7 +33,7 @@ from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, Ex
 from espan_deploy.pixels import with_pixels
 from espan_deploy.precision.gate import compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import value_types
-from espan_deploy.precision.images import VerifyImage, generated_images, load_images
+from espan_deploy.precision.images import MAX_SIDE, VerifyImage, fitted, generated_images, load_images
 from espan_deploy.precision.keep import KeepFp32, half_within_budget
 from espan_deploy.recipes import ENGINE_BACKENDS, Recipe
 
@@ -76,7 +78,7 @@ def engine_from_onnx(
     say = report or (lambda _text, _progress: None)
     source = _source(model if isinstance(model, ModelFile) else read_model(model))
     runtime = _Runtime.of(recipe)
-    images = load_images(verify, source.description.scale) if verify else generated_images(source.description.scale)
+    images = _images(source, verify)
     wanted: KeepFp32 = recipe.keep_fp32 if keep_fp32 is None else keep_fp32
     parts = _parts(source, recipe, wanted, runtime, images)
     key = key_of(parts)
@@ -91,7 +93,7 @@ def engine_from_onnx(
         reasons = (problem,) if problem else _reasons(recipe.name, source.name, parts, output)
         graph, gate = _reduced(source, recipe, wanted, images, say)
         built = runtime.build(graph, recipe, say)
-        gate = gate or runtime.check(built, source, recipe, images, say)
+        gate |= runtime.check(built, source, recipe, images, say)
         manifest = _manifest(source, recipe, runtime, parts, graph=graph, built=built, gate=gate)
         cache.store(path, built.data, manifest)
     return _deliver(EngineResult(path, manifest, False, reasons), output)
@@ -110,7 +112,7 @@ def graph_from_onnx(
     Arguments and errors are those of ``engine_from_onnx``.
     """
     source = _source(model if isinstance(model, ModelFile) else read_model(model))
-    images = load_images(verify, source.description.scale) if verify else generated_images(source.description.scale)
+    images = _images(source, verify)
     wanted: KeepFp32 = recipe.keep_fp32 if keep_fp32 is None else keep_fp32
     return _reduced(source, recipe, wanted, images, report or (lambda _text, _progress: None))
 
@@ -139,6 +141,17 @@ def _source(file: ModelFile) -> _Source:
     except Exception as exc:  # protobuf's and the checker's errors share no base
         raise ExportError(f"{file.path} is a damaged ONNX file: {exc}") from exc
     return _Source(file.path.stem, file.sha256, model, description)
+
+
+def _images(source: _Source, verify: Path | None) -> list[VerifyImage]:
+    """The gate's images, in sizes that the model takes."""
+    scale = source.description.scale
+    images = load_images(verify, scale) if verify else generated_images(scale)
+    dims = source.model.graph.input[0].type.tensor_type.shape.dim
+    height, width = (
+        (dim.dim_value, dim.dim_value) if dim.HasField("dim_value") else (1, MAX_SIDE) for dim in (dims[2], dims[3])
+    )
+    return fitted(images, scale, height=height, width=width, multiple=source.description.size_multiple)
 
 
 def _parts(
@@ -322,21 +335,34 @@ class _Runtime:
     def check(
         self, built: BuiltEngine, source: _Source, recipe: Recipe, images: Sequence[VerifyImage], say: Report
     ) -> dict[str, Any]:
-        """The gate for what only the backend itself reduces: OpenVINO's bfloat16. Raises VerificationError."""
-        if recipe.precision != "bf16":
+        """The gate for the engine itself, where this machine can run it: on the GPU it was built on, and for OpenVINO's
+        bfloat16, which is no graph's type. Raises VerificationError.
+        """
+        if self.device is None and recipe.precision != "bf16":
             return {}
-        say("comparing bfloat16 with FP32", None)
-        file = ModelFile(Path(f"{source.name}.onnx"), built.data, _described(source, recipe))
-        reference = graph_upscaler(source.model, source.description)
-        with backends.get(recipe.backend).open(file, precision="bf16") as runner:
+        say(f"comparing the engine with FP32 on {self.device_name or 'the CPU'}", None)
+        described = _described(source, recipe)
+        with self._runner(built, source, recipe, described) as runner:
+            if isinstance(runner, TrtRunner):
+                limits = runner.loaded.limits
+                sides = {"height": limits.height[::2], "width": limits.width[::2]}
+                images = fitted(images, described.scale, multiple=described.size_multiple, **sides)
+            reference = graph_upscaler(source.model, source.description)
             comparison = compare(reference, runner_upscaler(runner), images)
         problems = comparison.violations(recipe.budget)
         if problems:
             raise VerificationError(
-                f"BF16 is outside its budget: {'; '.join(problems)}. Measured: {comparison.summary()}",
-                hint="take a recipe in FP32: cpu-openvino-fp32",
+                f"the engine is outside its budget: {'; '.join(problems)}. Measured: {comparison.summary()}",
+                hint="take a recipe in FP32, or keep layers in FP32 with --keep-fp32",
             )
-        return {"comparison": comparison.to_dict(), "budget": asdict(recipe.budget)}
+        return {"engine_comparison": comparison.to_dict(), "budget": asdict(recipe.budget)}
+
+    def _runner(self, built: BuiltEngine, source: _Source, recipe: Recipe, described: ModelDescription) -> Runner:
+        if self.device is None:
+            file = ModelFile(Path(f"{source.name}.onnx"), built.data, described)
+            return backends.get(recipe.backend).open(file, precision="bf16")
+        loaded = LoadedEngine(self.module, recipe.backend, built.data, described, self.device, run=recipe.run)
+        return TrtRunner(loaded, precision=recipe.precision)
 
 
 def _graph_tensors(graph: onnx.ModelProto) -> tuple[Tensor, ...]:

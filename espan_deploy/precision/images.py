@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,31 @@ def load_images(folder: Path, scale: int) -> list[VerifyImage]:
     if not images:
         raise InputError(f"{source} holds no image", hint=f"images end in {', '.join(SUFFIXES)}")
     return images
+
+
+def fitted(
+    images: Sequence[VerifyImage],
+    scale: int,
+    *,
+    height: tuple[int, int] = (1, MAX_SIDE),
+    width: tuple[int, int] = (1, MAX_SIDE),
+    multiple: int = 1,
+) -> list[VerifyImage]:
+    """The images in sizes a model takes: cropped where they are larger, repeated where they are smaller.
+
+    height, width: smallest and largest. One that had to be repeated has no truth any more.
+    """
+    result = []
+    for image in images:
+        rows, columns = (
+            max(low, min(high, side) // multiple * multiple, multiple)
+            for side, (low, high) in zip(image.low.shape[:2], (height, width), strict=True)
+        )
+        missing = max(0, rows - image.low.shape[0]), max(0, columns - image.low.shape[1])
+        low = np.pad(image.low, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="wrap")[:rows, :columns]
+        truth = None if image.high is None or any(missing) else image.high[: rows * scale, : columns * scale]
+        result.append(replace(image, low=np.ascontiguousarray(low), high=truth))
+    return result
 
 
 def _files(folder: Path) -> list[Path]:

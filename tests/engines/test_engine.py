@@ -356,10 +356,22 @@ def test_bfloat16_passes_openvino_s_own_gate(model: Path) -> None:
     if reason:
         pytest.skip(reason)
     manifest = engine_from_onnx(model, load_recipe("cpu-openvino-bf16")).manifest
-    assert manifest.gate["comparison"]["nonfinite"] == 0
+    assert manifest.gate["engine_comparison"]["nonfinite"] == 0
     strict = replace(load_recipe("cpu-openvino-bf16"), budget=Budget(max_nonfinite=-1))
-    with pytest.raises(VerificationError, match="BF16 is outside"):
+    with pytest.raises(VerificationError, match="the engine is outside"):
         engine_from_onnx(model, strict)
+
+
+def test_a_model_of_one_size_is_verified_at_that_size(tmp_path: Path, cpu_recipe: Recipe) -> None:
+    model = synthetic_model()
+    for value, sides in ((model.graph.input[0], (24, 100)), (model.graph.output[0], (96, 400))):
+        for dim, side in zip(value.type.tensor_type.shape.dim[2:], sides, strict=True):
+            dim.Clear()
+            dim.dim_value = side
+    onnx.save(model, tmp_path / "static.onnx")
+    manifest = engine_from_onnx(tmp_path / "static.onnx", cpu_recipe).manifest
+    assert manifest.tensors[0]["shape"] == [None, 24, 100, 3]
+    assert manifest.gate["comparison"]["values"] == 6 * 96 * 400 * 3
 
 
 def test_the_model_is_left_alone(model: Path, cpu_recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from fake_gpu import Device, Engine, module
 from synthetic import SCALE, synthetic_description, synthetic_model
+from synthetic import synthetic_model as made
 
 from espan_deploy import backends
 from espan_deploy.backends.base import Runner
@@ -19,7 +21,7 @@ from espan_deploy.backends.trt_build import BuiltEngine
 from espan_deploy.engine import build as building
 from espan_deploy.engine import open as opening
 from espan_deploy.engine.build import engine_from_onnx
-from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, InputShapeError
+from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, InputShapeError, VerificationError
 from espan_deploy.pipeline.plan import TilePolicy
 from espan_deploy.pixels import with_pixels
 from espan_deploy.recipes import Recipe, load_recipe, parse_recipe
@@ -98,10 +100,24 @@ def test_an_onnx_file_is_built_for_the_gpu_at_hand_once(machine: Machine, model:
         second.close()
     assert [recipe.pixels for recipe in machine.built] == ["uint8", "float32"]
     assert {recipe.precision for recipe in machine.built} == {"fp16"}
-    assert machine.loaded == ["uint8", "float32"] * 2
+    assert machine.loaded == ["uint8", "uint8", "float32", "float32", "uint8", "float32"]  # when built, checked first
     assert not machine.device.memory
+    manifest = building.cache.list_cache()[0].manifest
+    assert manifest is not None
+    assert manifest.device == "Numpy card"
+    assert manifest.gate["engine_comparison"]["nonfinite"] == 0
     runtime = list((Path(building.cache.cache_folder()) / "runtime").glob("*.kernels"))
     assert bool(runtime) == (name == "tensorrt-rtx")
+
+
+def test_an_engine_that_computes_something_else_is_not_shipped(
+    machine: Machine, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph was sound; what the builder made of it is not."""
+    monkeypatch.setattr(sys.modules[__name__], "synthetic_model", lambda: made(seed=8))
+    with pytest.raises(VerificationError, match="the engine is outside its budget"):
+        engine_from_onnx(model, load_recipe("this-gpu-fp16"))
+    assert building.cache.list_cache() == []
 
 
 def test_timing_caches_are_kept(machine: Machine, model: Path) -> None:

@@ -19,7 +19,7 @@ from espan_deploy.errors import InputError, VerificationError
 from espan_deploy.pixels import with_pixels
 from espan_deploy.precision.gate import Upscaler, compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import to_half
-from espan_deploy.precision.images import MAX_SIDE, VerifyImage, generated_images, load_images
+from espan_deploy.precision.images import MAX_SIDE, VerifyImage, fitted, generated_images, load_images
 from espan_deploy.precision.keep import half_within_budget, layer_errors
 from espan_deploy.recipes import Budget
 
@@ -122,6 +122,15 @@ def test_a_folder_of_pairs_is_paired_by_order_and_cropped(tmp_path: Path) -> Non
     (tmp_path / "HR" / "b.png").write_bytes((tmp_path / "HR" / "a.png").read_bytes())
     with pytest.raises(InputError, match="expected pairs"):
         load_images(tmp_path, SCALE)
+
+
+def test_images_are_fitted_to_what_a_model_takes(images: list[VerifyImage]) -> None:
+    for image in fitted(images, SCALE, height=(48, 48), width=(100, 100)):
+        assert image.low.shape == (48, 100, 3)
+        assert image.high is None  # 80 columns were repeated to 100
+    for image in fitted(images, SCALE, width=(1, 70), multiple=8):
+        assert image.low.shape == (64, 64, 3)
+        assert image.high is None or image.high.shape == (64 * SCALE, 64 * SCALE, 3)
 
 
 def test_bad_verify_folders(tmp_path: Path) -> None:
