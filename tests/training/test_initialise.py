@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def block_gains(network: TrainingNetwork, crops: torch.Tensor) -> list[float]:
     for i in range(BLOCKS):
         features.append(network.espan.get_submodule(f"block_{i + 1}")(features[-1]))
     deviations = [float(feature.std()) for feature in features]
-    return [after / before for before, after in zip(deviations, deviations[1:], strict=False)]
+    return [after / before for before, after in pairwise(deviations)]
 
 
 def test_branches_are_silent_but_not_dead(crops: torch.Tensor) -> None:
