@@ -43,7 +43,8 @@ class Backend:
     """One entry of the registry.
 
     packages: any of which installs the runtime. remedy: the command that installs one.
-    automatic: whether "auto" may take it.
+    automatic: whether "auto" may take it. max_lanes: at once; on a GPU more than two only hide the same transfers,
+    on a CPU more than eight only spread the same cores and take memory.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Backend:
     packages: tuple[str, ...]
     remedy: str
     automatic: bool = True
+    max_lanes: int = 8
 
     @property
     def module(self) -> BackendModule:
@@ -96,13 +98,14 @@ CPU_REMEDY = "pip install 'espan-deploy[cpu]'"
 GPU_REMEDY = "pip install 'espan-deploy[gpu]' on a machine with an NVIDIA GPU and its driver"
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("tensorrt", "TensorRT", "espan_deploy.engine.tensorrt", ("tensorrt",), GPU_REMEDY),
+    Backend("tensorrt", "TensorRT", "espan_deploy.engine.tensorrt", ("tensorrt",), GPU_REMEDY, max_lanes=2),
     Backend(
         "tensorrt-rtx",
         "TensorRT-RTX",
         "espan_deploy.engine.tensorrt_rtx",
         ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
         "pip install 'espan-deploy[rtx]' pycuda",
+        max_lanes=2,
     ),
     Backend(
         "onnxruntime-tensorrt",
@@ -111,6 +114,7 @@ BACKENDS: tuple[Backend, ...] = (
         ("onnxruntime-gpu",),
         GPU_REMEDY,
         automatic=False,
+        max_lanes=2,
     ),
     Backend(
         "onnxruntime-cuda",
@@ -118,6 +122,7 @@ BACKENDS: tuple[Backend, ...] = (
         "espan_deploy.backends.onnxruntime_cuda",
         ("onnxruntime-gpu",),
         GPU_REMEDY,
+        max_lanes=2,
     ),
     Backend("openvino", "OpenVINO", "espan_deploy.backends.openvino", ("openvino",), CPU_REMEDY),
     Backend(

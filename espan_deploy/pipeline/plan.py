@@ -56,18 +56,34 @@ class TilePolicy:
         return plan_tiles(height, width, limits, description.halo, description.size_multiple)
 
 
+@dataclass(frozen=True)
+class BatchPolicy:
+    """How many images share an engine call: ``most``, and as many as have ``pixels`` together, at least one."""
+
+    most: int = MAX_BATCH
+    pixels: int = BATCH_PIXELS
+
+    def size(self, height: int, width: int) -> int:
+        """Images of this size per call."""
+        return max(1, min(self.most, self.pixels // (height * width)))
+
+
+def fixed_batch(size: int) -> BatchPolicy:
+    """Always up to so many, whatever their size."""
+    return BatchPolicy(size, 1 << 62)
+
+
 def pixels_within(memory_bytes: int, bytes_per_pixel: int, lanes: int) -> int:
     """The largest engine call, in low-resolution pixels, so that all lanes' activations fit the memory."""
     return max(MIN_TILE_PIXELS, min(MAX_TILE_PIXELS, memory_bytes // (bytes_per_pixel * lanes)))
 
 
-def pick_batch(shapes: Sequence[tuple[int, ...]], limit: int | None) -> list[int]:
+def pick_batch(shapes: Sequence[tuple[int, ...]], policy: BatchPolicy) -> list[int]:
     """Which of the waiting regions go together: the oldest, and those of its shape, by index in order.
 
-    limit: images per batch; None takes as many as BATCH_PIXELS allow.
+    shapes: height and width first.
     """
-    height, width = shapes[0][:2]
-    size = limit if limit is not None else max(1, min(MAX_BATCH, BATCH_PIXELS // (height * width)))
+    size = policy.size(*shapes[0][:2])
     picked = []
     for index, shape in enumerate(shapes):
         if shape == shapes[0]:

@@ -19,12 +19,15 @@ from espan_deploy.pipeline.encode import EncodeSettings, check_holds
 from espan_deploy.pipeline.infer import Fallback, Lane
 from espan_deploy.pipeline.jobs import Job, display
 from espan_deploy.pipeline.manifest import Manifest, Record, State
-from espan_deploy.pipeline.plan import BATCH_PIXELS, TilePolicy, pick_batch
+from espan_deploy.pipeline.plan import BatchPolicy, TilePolicy, pick_batch
 from espan_deploy.pipeline.queues import Aborted, Budget, Channel
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.work import Region, Work
 
 POLL_SECONDS = 0.05
+
+MAX_WAITING_PIXELS = 1 << 22
+"""In front of a lane: beyond four megapixels, waiting longer makes no better batches."""
 
 MAX_FILE_BYTES = 1 << 31
 """A larger image file is no image that this machine could hold."""
@@ -39,12 +42,12 @@ STOPPING_ERRORS = {
 
 @dataclass(frozen=True)
 class RunSettings:
-    """batch: images per engine call, None for as many as pay. in_flight_bytes: of images between the stages."""
+    """in_flight_bytes: of images between the stages."""
 
     settings_sha256: str
     encode: EncodeSettings
     tiles: TilePolicy
-    batch: int | None = None
+    batch: BatchPolicy
     overwrite: bool = False
     in_flight_bytes: int = 1 << 30
     decoders: int = 1
@@ -77,8 +80,9 @@ class Run:
         self._pending = iter(jobs)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        ahead = settings.batch or 1
-        self._regions: Channel[Region] = Channel(2 * len(runners) * ahead, 4 * BATCH_PIXELS, _pixels)
+        # Two batches for every lane: one at work, one that fills.
+        ahead = 2 * len(runners)
+        self._regions: Channel[Region] = Channel(ahead, ahead * min(settings.batch.pixels, MAX_WAITING_PIXELS), _pixels)
         self._bands: Channel[tuple[Work, int]] = Channel(settings.encoders + 1)
         self._budget = Budget(settings.in_flight_bytes)
         self._held: dict[int, int] = {}

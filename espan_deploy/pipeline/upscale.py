@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from espan_deploy import backends
 from espan_deploy.backends.base import Runner
@@ -19,7 +19,14 @@ from espan_deploy.pipeline.encode import EncodeSettings, PngCompression
 from espan_deploy.pipeline.infer import Fallback
 from espan_deploy.pipeline.jobs import Job, Jobs, display, find_jobs
 from espan_deploy.pipeline.manifest import Manifest, settings_sha256
-from espan_deploy.pipeline.plan import DEFAULT_BYTES_PER_PIXEL, TilePolicy, pixels_within
+from espan_deploy.pipeline.plan import (
+    DEFAULT_BYTES_PER_PIXEL,
+    MAX_BATCH,
+    BatchPolicy,
+    TilePolicy,
+    fixed_batch,
+    pixels_within,
+)
 from espan_deploy.pipeline.report import FileReport, Report
 from espan_deploy.pipeline.run import Run, RunSettings, read_file
 
@@ -30,8 +37,8 @@ DEFAULT_MEMORY = 2 << 30
 MEMORY_SHARE = 0.4
 """Of the machine's memory, where that is less than DEFAULT_MEMORY."""
 
-MAX_CPU_LANES = 8
-"""More images at once only spread the same cores, and their activations take memory."""
+GPU_BATCH_PIXELS = 1 << 20
+"""A GPU is full with a megapixel per call."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class Upscaling:
         threads = settings.threads or _cores()
         with Manifest(self.output) as manifest:
             verdict = choose_precision(backend, self.model, settings.precision, threads=threads)
-            lanes = self._lanes(threads)
+            lanes = min(backend.max_lanes, self._lanes(threads))
             runners = backend.open_runners(self.model, precision=verdict.precision, threads=threads, lanes=lanes)
             fallback = Fallback(self._fp32 if verdict.precision != EXACT else None)
             try:
@@ -145,7 +152,7 @@ class Upscaling:
     def _lanes(self, threads: int) -> int:
         """One image after another on all threads, or as many at once as there are threads and things to do."""
         tiles = self.total if self.total > 1 else max(1, self.plan().files[-1].tiles)
-        return max(1, min(threads, MAX_CPU_LANES, tiles))
+        return max(1, min(threads, tiles))
 
     def _fp32(self) -> Runner:
         return self.choice.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
@@ -170,12 +177,19 @@ class Upscaling:
             ),
             encode=EncodeSettings(settings.quality, settings.png_compression),
             tiles=TilePolicy(settings.tile, pixels_within(memory // 2, per_pixel, len(runners)), sides),
-            batch=settings.batch,
+            batch=self._batch(details),
             overwrite=settings.overwrite,
             in_flight_bytes=memory // 2,
             decoders=max(1, min(4, threads // 4)),
             encoders=max(1, min(8, threads // 2)),
         )
+
+    def _batch(self, details: Mapping[str, Any]) -> BatchPolicy:
+        """As asked for; else as many as pay on a CPU, or as the profile of a GPU's engine allows."""
+        most = int(details.get("max_batch", MAX_BATCH))
+        if self.settings.batch is not None:
+            return fixed_batch(min(self.settings.batch, most))
+        return BatchPolicy(most, GPU_BATCH_PIXELS) if "max_batch" in details else BatchPolicy()
 
     def _report(self, verdict: Verdict, runner: Runner | None) -> Report:
         description = self.model.description
@@ -197,13 +211,6 @@ class Upscaling:
             ignored=dict(self.found.ignored),
             skipped_folders=[display(name) for name in self.found.skipped_folders],
         )
-
-
-def free_bytes(folder: Path) -> int:
-    """Free disk space where a folder is or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _cores() -> int:

@@ -22,7 +22,7 @@ from espan_deploy.pipeline.encode import EncodeSettings
 from espan_deploy.pipeline.infer import Fallback, Lane
 from espan_deploy.pipeline.jobs import find_jobs
 from espan_deploy.pipeline.manifest import Manifest
-from espan_deploy.pipeline.plan import TilePolicy
+from espan_deploy.pipeline.plan import BatchPolicy, TilePolicy, fixed_batch
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.run import Run, RunSettings
 from espan_deploy.pipeline.work import Work
@@ -72,10 +72,12 @@ class Setup:
         during: Callable[[Run], None] = lambda _: None,
         tile: int | str = "auto",
         max_pixels: int = 1 << 20,
+        batch: int | None = None,
         **changes: Any,
     ) -> list[FileReport]:
         jobs = find_jobs(self.source, self.output, "png").jobs
-        values: dict[str, Any] = {"settings_sha256": "s", "encode": EncodeSettings()}
+        policy = BatchPolicy() if batch is None else fixed_batch(batch)
+        values: dict[str, Any] = {"settings_sha256": "s", "encode": EncodeSettings(), "batch": policy}
         settings = RunSettings(**{**values, **changes}, tiles=TilePolicy(tile, max_pixels))
         with Manifest(self.output) as manifest:
             self.last = Run(

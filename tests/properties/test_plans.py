@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from synthetic import synthetic_description
 
 from espan_deploy.errors import InputError
-from espan_deploy.pipeline.plan import BATCH_PIXELS, TilePolicy, pick_batch
+from espan_deploy.pipeline.plan import BATCH_PIXELS, BatchPolicy, TilePolicy, fixed_batch, pick_batch
 from espan_deploy.pipeline.tiles import plan_spans, plan_tiles, tile_limits
 
 sides = st.integers(1, 700)
@@ -62,16 +62,26 @@ def test_automatic_tiles_fit_the_budget(height: int, width: int, budget: int) ->
             assert tile.shape[0] * tile.shape[1] <= budget
 
 
+@given(height=st.integers(1, 3000), width=st.integers(1, 3000))
+def test_automatic_tiles_fit_the_engines_profile(height: int, width: int) -> None:
+    description = synthetic_description(halo=23)
+    for row in TilePolicy("auto", 1 << 20, (256, 320)).plan(height, width, description):
+        for tile in row:
+            assert tile.shape[0] <= 256
+            assert tile.shape[1] <= 320
+
+
 shapes = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.sampled_from([8, 16])), min_size=1, max_size=60)
 
 
 @settings(max_examples=200)
 @given(waiting=shapes, limit=st.one_of(st.none(), st.integers(1, 9)))
 def test_batches_are_a_permutation_of_what_waits(waiting: list[tuple[int, int, int]], limit: int | None) -> None:
+    policy = BatchPolicy() if limit is None else fixed_batch(limit)
     left = list(enumerate(waiting))
     seen: list[int] = []
     while left:
-        picked = pick_batch([shape for _, shape in left], limit)
+        picked = pick_batch([shape for _, shape in left], policy)
         assert picked[0] == 0  # the oldest never starves
         assert len({left[index][1] for index in picked}) == 1
         assert limit is None or len(picked) <= limit
@@ -82,5 +92,5 @@ def test_batches_are_a_permutation_of_what_waits(waiting: list[tuple[int, int, i
 
 def test_large_images_go_alone_by_default() -> None:
     side = int(BATCH_PIXELS**0.5) + 1
-    assert pick_batch([(side, side, 8)] * 5, None) == [0]
-    assert pick_batch([(side, side, 8)] * 5, 3) == [0, 1, 2]
+    assert pick_batch([(side, side, 8)] * 5, BatchPolicy()) == [0]
+    assert pick_batch([(side, side, 8)] * 5, fixed_batch(3)) == [0, 1, 2]
