@@ -134,10 +134,8 @@ def engine_choices(names: Sequence[str]) -> list[EngineChoice]:
             raise BackendUnavailableError(
                 f"{backend.title} has no precision {precision}", hint=f"it has {', '.join(backend.module.PRECISIONS)}"
             )
-        precisions = [precision] if precision else ["fp32"]
-        if engine == "auto" and not precision:
-            precisions = list(dict.fromkeys(["fp32", backend.module.preferred_precision()]))
-        found += [EngineChoice(backend, p) for p in precisions]
+        unsaid = usable_precisions(backend) if engine == "auto" else ["fp32"]
+        found += [EngineChoice(backend, p) for p in ([precision] if precision else unsaid)]
     return list(dict.fromkeys(found))
 
 
@@ -149,19 +147,26 @@ def usable_precisions(backend: backends.Backend) -> list[str]:
 def open_contenders(
     models: Sequence[Model], engines: Sequence[EngineChoice], *, threads: int | None, against_torch: bool
 ) -> list[Contender]:
-    """Every model in every engine; with ``against_torch`` also as trained and folded in PyTorch.
+    """Every model in every engine, an engine file in its own; ``against_torch``: also as trained and folded in PyTorch.
 
     Raises what opening raises, InputError where PyTorch is asked for and a model's checkpoint is not known.
     """
     found = []
     for model in models:
-        for choice in engines:
+        for choice in _choices_for(model.file, engines):
             runner = choice.backend.open(model.file, precision=choice.precision, threads=threads)
             name = f"{model.name} · {choice.backend.name} {choice.precision}"
             found.append(Contender(name, model, choice.backend.name, choice.precision, runner))
         if against_torch:
             found += _torch_contenders(model, threads or os.cpu_count() or 1)
     return found
+
+
+def _choices_for(file: ModelFile, engines: Sequence[EngineChoice]) -> Sequence[EngineChoice]:
+    """An engine file runs in its own backend and precision, whatever the others run in."""
+    if not file.backend:
+        return engines
+    return [EngineChoice(backends.choose("auto", file).backend, file.description.precision)]
 
 
 def _torch_contenders(model: Model, threads: int) -> list[Contender]:

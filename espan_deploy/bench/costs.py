@@ -59,16 +59,13 @@ class Costs:
 
 
 def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
-    """Count a model. Raises ExportError where it is no float32 NCHW graph or its sizes cannot be inferred."""
-    import onnx
-    import onnx_ir as ir
-
+    """Count a model. Raises ExportError where it is no (N, C, H, W) graph or its sizes cannot be inferred."""
     from espan_deploy.graph import complexity
     from espan_deploy.graph.complexity import infer_shapes
 
-    model = ir.from_proto(onnx.load_from_string(file.data))
-    if file.description.pixels != "float32":
-        raise ExportError(f"{file.path.name} has {file.description.pixels} pixels inside its graph: layers not counted")
+    model = _graph(file)
+    if model is None:
+        raise ExportError(f"the layers of {file.path.name} are not counted: only those of ONNX files in floats are")
     counted = complexity(model, height, width)
     shapes = infer_shapes(model, height, width)
     by_name = {layer.name: layer for layer in counted.layers}
@@ -104,6 +101,16 @@ def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
     )
 
 
+def _graph(file: ModelFile) -> Any:
+    """The (N, C, H, W) graph of a file, or None where it is an engine or has its pixels' layout built in."""
+    import onnx
+    import onnx_ir as ir
+
+    if file.backend or file.description.pixels == "uint8":
+        return None
+    return ir.from_proto(onnx.load_from_string(file.data))
+
+
 def _layer_name(node: Any) -> str:
     """Of its weights, where they kept the network's own name."""
     weight = node.inputs[1].name if len(node.inputs) > 1 else ""
@@ -136,14 +143,11 @@ def starved_layer(file: ModelFile, height: int, width: int) -> str | None:
     Engines do not agree on such sizes: ONNX Runtime refuses them, OpenVINO makes something up. None where every
     layer has enough, or the graph's sizes cannot be inferred.
     """
-    import onnx
-    import onnx_ir as ir
-
     from espan_deploy.graph.complexity import infer_shapes
 
-    if file.description.pixels == "uint8":
+    model = _graph(file)
+    if model is None:
         return None
-    model = ir.from_proto(onnx.load_from_string(file.data))
     shapes = infer_shapes(model, height, width)
     nodes: Any = model.graph
     for node in nodes:
