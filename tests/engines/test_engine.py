@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -255,8 +256,6 @@ def test_models_that_cannot_be_used(tmp_path: Path, cpu_recipe: Recipe, engine: 
 
 
 def test_recipes_whose_backend_or_gpu_is_missing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, None)
     for name in ("a6000-fp16", "a6000-rtx-fp16"):
@@ -266,8 +265,6 @@ def test_recipes_whose_backend_or_gpu_is_missing(model: Path, monkeypatch: pytes
 
 
 def test_the_gpu_at_hand_is_missed(rtx: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     assert rtx
     monkeypatch.setitem(sys.modules, "pycuda", None)
     with pytest.raises(BackendUnavailableError, match="builds on the GPU itself") as caught:
@@ -306,23 +303,63 @@ def test_a_cache_that_cannot_be_written(model: Path, cpu_recipe: Recipe, cache: 
         engine_from_onnx(model, cpu_recipe)
 
 
-def build_in_a_process(model: Path, recipe: Recipe, barrier: Any, results: Any) -> None:
-    barrier.wait()
-    result = engine_from_onnx(model, recipe)
-    results.put((result.from_cache, result.manifest.engine_sha256))
+def python(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """Another process, with this one's environment."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_concurrent_builds_build_once(model: Path, cpu_recipe: Recipe) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=build_in_a_process, args=(model, cpu_recipe, barrier, results)) for _ in range(3)]
+BUILD = """
+import sys
+from pathlib import Path
+from espan_deploy.engine.build import engine_from_onnx
+from espan_deploy.recipes import load_recipe
+recipe = load_recipe(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+result = engine_from_onnx(Path(sys.argv[1]), recipe)
+print(result.from_cache, result.manifest.engine_sha256)
+"""
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from espan_deploy.engine.cache import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_concurrent_builds_build_once(model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('title = "x"\nbackend = "onnxruntime"\nprecision = "fp16"\n')
+    workers = [python(BUILD, model, recipe) for _ in range(3)]
     for worker in workers:
-        worker.start()
-    outcomes = [results.get(timeout=120) for _ in workers]
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    outcomes = []
     for worker in workers:
-        worker.join()
-    assert sorted(from_cache for from_cache, _ in outcomes) == [False, True, True]
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    for worker in workers:
+        outcomes.append(worker.communicate(timeout=120)[0].split())
+    assert sorted(from_cache for from_cache, _ in outcomes) == ["False", "True", "True"]
     assert len({sha for _, sha in outcomes}) == 1
+
+
+def test_a_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.engine"
+    holder = python(HOLD, path)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with caching.lock(path, wait=False) as held:
+        assert not held
+    holder.kill()
+    holder.communicate()
+    with caching.lock(path, wait=False) as held:
+        assert held
 
 
 def test_a_lock_is_waited_for_and_not_cleared(tmp_path: Path) -> None:
