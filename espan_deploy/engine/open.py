@@ -47,6 +47,11 @@ def open_trt_runners(name: str, model: ModelFile, *, precision: str, lanes: int)
     if model.path.suffix == ENGINE_SUFFIX:
         manifest = read_manifest(model.path)
         check_bytes(model.data, manifest, str(model.path))
+        if manifest.settings.get("build", {}).get("weights") == "stripped":
+            raise EngineMismatchError(
+                f"{model.path.name} holds no weights: it was built to be given them before it runs",
+                hint='build it with weights = "embedded" or "refit" to run it here',
+            )
         made_of = str(manifest.settings.get("precision"))
         if precision == "fp32" and made_of != "fp32":
             raise EngineMismatchError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -11,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from synthetic import synthetic_description, synthetic_model
 
-from espan_deploy.backends.trt_build import BuiltEngine, build_engine, profile_shapes
+from espan_deploy.backends.trt_build import BuiltEngine, _build_error, build_engine, profile_shapes
 from espan_deploy.backends.trt_module import BuildProgress, Messages, known_capabilities, load_module
 from espan_deploy.errors import BackendUnavailableError, EngineBuildError
 from espan_deploy.pixels import with_pixels
@@ -130,6 +131,16 @@ def test_refittable_engines_need_a_gpu_there(rtx: Any, rtx_recipe: Recipe, weigh
         build_engine(rtx, half_bytes(), recipe)
     except EngineBuildError as exc:
         assert "on a machine with a GPU" in exc.hint  # noqa: PT017 - with a GPU it builds
+
+
+def test_a_build_error_names_the_layer(rtx_recipe: Recipe) -> None:
+    """The longest name that the message holds: "block_1" is not "block_12"."""
+    layers = [SimpleNamespace(name=name) for name in ("block_1", "block_12", "")]
+    network = SimpleNamespace(num_layers=3, get_layer=layers.__getitem__)
+    messages = Messages()
+    messages.add("ERROR", "Error Code 10: no implementation for node block_12")
+    error = _build_error(network, messages, "TensorRT", rtx_recipe)
+    assert "refuses to build at layer 'block_12'" in str(error)
 
 
 def test_the_gpu_at_hand_is_asked_for(rtx: Any, rtx_recipe: Recipe) -> None:

@@ -151,6 +151,15 @@ def test_an_engine_file_chooses_its_backend_and_precision(machine: Machine, mode
         choice.backend.open(file, precision="fp32")
 
 
+def test_an_engine_without_weights_is_not_run(machine: Machine, model: Path) -> None:
+    text = 'title = "x"\nbackend = "tensorrt-rtx"\nprecision = "fp16"\n[target]\ncompute_capability = ["8.6"]\n'
+    recipe = parse_recipe(text + '[build]\nweights = "stripped"\n', "x")
+    path = engine_from_onnx(model, recipe, output=model.with_suffix(ENGINE_SUFFIX)).path
+    with pytest.raises(EngineMismatchError, match="holds no weights"):
+        backends.get("tensorrt-rtx").open(read_model(path), precision="fp16")
+    assert machine.loaded == []
+
+
 def test_a_float_engine_takes_bytes_as_well(machine: Machine, model: Path) -> None:
     file = read_model(engine_file(model, pixels="float32"))
     with backends.get("tensorrt-rtx").open(file, precision="fp16") as runner:
