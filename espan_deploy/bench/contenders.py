@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from espan_deploy.networks import Network
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+
+
+FOLDED, AS_TRAINED = "folded", "as trained"
+"""What of a model runs."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,14 @@ class EngineChoice:
 
 @dataclass
 class Contender:
-    """A model in an engine. form: what of the model runs: "folded", or "as trained" in PyTorch."""
+    """A model in an engine. form: FOLDED or AS_TRAINED."""
 
     name: str
     model: Model
     engine: str
     precision: str
     runner: Runner
-    form: str = "folded"
-    failures: list[str] = field(default_factory=list)
+    form: str = FOLDED
 
     def __call__(self, images: Images) -> Mapping[str, float] | None:
         """Upscale, and tell the stages' milliseconds where the engine measured them."""
@@ -149,16 +152,21 @@ def open_contenders(
 ) -> list[Contender]:
     """Every model in every engine, an engine file in its own; ``against_torch``: also as trained and folded in PyTorch.
 
-    Raises what opening raises, InputError where PyTorch is asked for and a model's checkpoint is not known.
+    A model without a checkpoint is left out of PyTorch; InputError where none has one. Raises what opening raises.
     """
+    if against_torch and all(model.network is None for model in models):
+        raise InputError(
+            f"--against torch needs the checkpoint of {models[0].file.path.name}",
+            hint="name it with --checkpoint, or give the checkpoint itself as --model",
+        )
     found = []
     for model in models:
         for choice in _choices_for(model.file, engines):
             runner = choice.backend.open(model.file, precision=choice.precision, threads=threads)
             name = f"{model.name} · {choice.backend.name} {choice.precision}"
             found.append(Contender(name, model, choice.backend.name, choice.precision, runner))
-        if against_torch:
-            found += _torch_contenders(model, threads or os.cpu_count() or 1)
+        if against_torch and model.network is not None:
+            found += _torch_contenders(model, model.network, threads or os.cpu_count() or 1)
     return found
 
 
@@ -169,17 +177,12 @@ def _choices_for(file: ModelFile, engines: Sequence[EngineChoice]) -> Sequence[E
     return [EngineChoice(backends.choose("auto", file).backend, file.description.precision)]
 
 
-def _torch_contenders(model: Model, threads: int) -> list[Contender]:
-    if model.network is None:
-        raise InputError(
-            f"--against torch needs the checkpoint of {model.file.path.name}",
-            hint="name it with --checkpoint, or give the checkpoint itself as --model",
-        )
+def _torch_contenders(model: Model, network: Network, threads: int) -> list[Contender]:
     from espan_deploy.bench.torch_runner import graph_module, torch_runner
 
-    trained = torch_runner(model.network.module, model.file.description, threads)
+    trained = torch_runner(network.module, model.file.description, threads)
     folded = torch_runner(graph_module(model.file), model.file.description, threads)
     return [
-        Contender(f"{model.name} · torch as trained", model, "torch", "fp32", trained, "as trained"),
-        Contender(f"{model.name} · torch folded", model, "torch", "fp32", folded, "folded"),
+        Contender(f"{model.name} · torch as trained", model, "torch", "fp32", trained, AS_TRAINED),
+        Contender(f"{model.name} · torch folded", model, "torch", "fp32", folded, FOLDED),
     ]

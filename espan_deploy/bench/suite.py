@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from espan_deploy import __version__, backends
-from espan_deploy.bench.contenders import Contender, Model
+from espan_deploy.bench.contenders import AS_TRAINED, Contender, Model
 from espan_deploy.bench.costs import Costs, graph_costs, starved_layer
 from espan_deploy.bench.environment import BUSY_CORES, CpuUse, environment
 from espan_deploy.bench.images import Case, Image, Pair
@@ -98,6 +98,10 @@ class Suite:
 
     def run(self) -> Document:
         """Everything that was asked for. Raises InputShapeError where a model does not take a size."""
+        in_torch = {contender.model.name for contender in self.contenders if contender.engine == "torch"}
+        left_out = [model.name for model in self.models if in_torch and model.name not in in_torch]
+        if left_out:
+            self._note(f"not run in PyTorch, for want of their checkpoints: {', '.join(left_out)}")
         try:
             self._check_sizes()
             self._describe_models()
@@ -234,6 +238,7 @@ class Suite:
                 result["throughput"] = _throughput(case, summary, contender.model.file.description.scale)
                 ratio = ratio_of_medians(first, values)
                 result["ratio"] = {"to": self.contenders[0].name, **asdict(ratio)}
+                result["speedup_over_torch"] = self._speedup(contender, measured)
                 result["stages_ms"] = {s: asdict(summarise(_array(v))) for s, v in series.stages_ms.items()}
                 result["series_ms"] = [1e3 * value for value in series.latencies_s]
                 result["started_s"] = series.started_s
@@ -242,6 +247,14 @@ class Suite:
         if len(noisy) * 2 > len(found):
             self._note(f"{case.label}: a noisy machine, {len(noisy)} of {len(found)} series spread widely")
         return found
+
+    def _speedup(self, contender: Contender, measured: Measurement) -> Document | None:
+        """How many times as fast as the same model in PyTorch, as trained; None where that did not run."""
+        for other in self.contenders:
+            if (other.model.name, other.engine, other.form) == (contender.model.name, "torch", AS_TRAINED):
+                ours, theirs = (measured.series[c.name].latencies_ms for c in (contender, other))
+                return {"to": other.name, **asdict(ratio_of_medians(ours, theirs))}
+        return None
 
     def _set_limits(self) -> None:
         """Each latency's share of the limit, now that the peaks are known for good."""

@@ -10,7 +10,7 @@ import pytest
 from clocks import FakeClock, TimedRunner, contender
 
 from espan_deploy.bench import report_table
-from espan_deploy.bench.contenders import Contender
+from espan_deploy.bench.contenders import AS_TRAINED, Contender
 from espan_deploy.bench.images import Pair, generated_case
 from espan_deploy.bench.roofline import Peaks
 from espan_deploy.bench.score import CHALLENGES
@@ -155,3 +155,14 @@ def test_the_table_shows_everything_asked_for() -> None:
     ):
         assert expected in text, expected
     assert max(map(len, text.splitlines())) < 200
+
+
+def test_the_same_model_in_torch_is_what_an_engine_is_held_against() -> None:
+    clock = FakeClock()
+    engine, other = contender("Net", TimedRunner(clock, [0.02])), contender("Other", TimedRunner(clock, [0.03]))
+    torch = Contender("Net · torch", engine.model, "torch", "fp32", TimedRunner(clock, [0.05]), AS_TRAINED)
+    document = suite(clock, [engine, torch, other]).run()
+    first, _, last = document["results"]
+    assert first["speedup_over_torch"]["ratio"] == pytest.approx(2.5)
+    assert last["speedup_over_torch"] is None
+    assert any("not run in PyTorch" in note and "Other" in note for note in document["notes"])

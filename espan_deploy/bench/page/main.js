@@ -13,6 +13,11 @@ function top_() {
     const digits = decimals(r.latency_ms.ci95);
     tile(`fastest at ${r.case}`, [fig(`/results/${i}/latency_ms/p50`, { digits }), h("small", {}, "ms")], r.contender);
     tile("pixels made, each second", [fig(`/results/${i}/throughput/output_megapixels_per_s`, { digits: 1 }), h("small", {}, "MP")], r.contender);
+    const faster = all.filter(([, q]) => q.speedup_over_torch).sort((a, b) => b[1].speedup_over_torch.ratio - a[1].speedup_over_torch.ratio)[0];
+    if (faster) {
+      const bound = Math.max(1, decimals(faster[1].speedup_over_torch.ci95));
+      tile("as fast as PyTorch", [fig(`/results/${faster[0]}/speedup_over_torch/ratio`, { digits: Math.min(2, bound) }), h("small", {}, "times")], faster[1].contender);
+    }
     const reached = all.filter(([, q]) => q.limit).sort((a, b) => b[1].limit.share - a[1].limit.share)[0];
     if (reached) tile("of what the machine could do", [fig(`/results/${reached[0]}/limit/share`, { digits: 0, factor: 100 }), h("small", {}, "%")], reached[1].contender);
   }
