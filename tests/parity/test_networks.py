@@ -1,0 +1,42 @@
+"""Every network of the catalogue, in each form it has, from weights to a folded graph that equals it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_forms import FORMS, Make, checkpoint_of
+from torch import nn
+
+from espan_deploy.deploy import PARITY_TOLERANCE, deploy_network
+from espan_deploy.networks import NETWORKS, load_network, reference_network
+from espan_deploy.networks.entry import Form
+from espan_deploy.sources import Source
+
+EXACT = 1e-12
+
+SEES_ALL = {"dipnet-slim", "iesrnet", "efdn"}
+"""Networks with ESA: it pools."""
+
+
+def published_convolutions(name: str) -> int:
+    reference = reference_network(next(entry for entry in NETWORKS if entry.name == name))
+    return sum(isinstance(part, nn.Conv2d) for part in reference.modules())
+
+
+@pytest.mark.parametrize(("name", "form", "make"), FORMS, ids=[f"{name}-{form}" for name, form, _ in FORMS])
+def test_network_exports_folds_and_stays_itself(name: str, form: Form, make: Make) -> None:
+    torch.manual_seed(0)
+    network = load_network(checkpoint_of(make(2)))
+    source = Source(Path(f"{name}.pth"), "0" * 64, name, name, form)
+
+    deployment = deploy_network(network, source)  # compares at three sizes, and raises where they differ
+
+    assert deployment.largest_difference <= PARITY_TOLERANCE
+    assert all(max(site.error_inside, site.error_border) <= EXACT for site in deployment.report.sites)
+    assert deployment.after.multiply_adds <= deployment.before.multiply_adds
+    assert deployment.description.scale == 2
+    assert (deployment.description.halo is None) == (name in SEES_ALL)
+    if form == "training":
+        assert deployment.after.convolutions <= published_convolutions(name)
