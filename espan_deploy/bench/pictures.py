@@ -17,7 +17,7 @@ from espan_deploy.bench.contenders import Contender
 SIDE = 128
 """Largest side of the low-resolution part that is shown: pages stay small."""
 
-MAX_MODELS = 8
+MAX_MODELS = 4
 
 WEBP_QUALITY = 90
 

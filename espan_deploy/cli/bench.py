@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZE = (256, 256)
 
-SHOWN = 5
+SHOWN = 3
 """Pictures on the page."""
 
 
@@ -96,7 +96,7 @@ def command(
         suite = _run(options, progress, show=SHOWN if html else 0)
     document = suite.document
     if json_file is not None:
-        write_atomically(json_file, json.dumps(document, indent=1).encode())
+        write_atomically(json_file, (json.dumps(document, separators=(",", ":")) + "\n").encode())
     if html is not None:
         write_atomically(html, report_html.render(document, suite.pictures).encode())
     if as_json:

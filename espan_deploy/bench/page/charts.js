@@ -1,11 +1,13 @@
 "use strict";
-const FEW = 30;
 // The first of many rows, and a button for the rest.
-function few(rows) {
-  rows.slice(FEW).forEach((row) => { row.style.display = "none"; });
-  if (rows.length <= FEW) return rows;
-  const all = (event) => { rows.forEach((row) => { row.style.display = ""; }); event.target.remove(); };
-  return [...rows, h("div", { class: "bar" }, h("button", { onclick: all }, `Show all ${rows.length}`))];
+function few(rows, most = 30) {
+  return [...rows, showAll(rows, most)];
+}
+function showAll(rows, most) {
+  rows.slice(most).forEach((row) => { row.style.display = "none"; });
+  if (rows.length <= most) return null;
+  const all = (event) => { rows.forEach((row) => { row.style.display = ""; }); event.target.parentNode.remove(); };
+  return h("div", { class: "bar" }, h("button", { onclick: all }, `Show all ${rows.length}`));
 }
 
 function latency(width) {
@@ -40,7 +42,7 @@ function latency(width) {
       h("div", { class: "val" }, fig(`${base}/p50`, { digits }), flag),
       h("div", { class: "aside" }, fig(`${base}/ci95/0`, { digits }), " to ", fig(`${base}/ci95/1`, { digits })));
   });
-  return [legend(), h("div", { class: "rows" }, head, few(drawn)),
+  return [legend(), h("div", { class: "rows" }, head, few(drawn, width > 660 ? 30 : 12)),
     h("p", { class: "caption" }, "Every dot is one run; bar: the median's 95 % interval; line: fastest run to p90. ⚑ marks what is noisy, drifting or too short.")];
 }
 
@@ -91,19 +93,19 @@ function parts(width) {
       h("div", { class: "val" }, r.limit ? fig(`/results/${index}/limit/share`, { digits: 0, factor: 100, unit: " %" }) : NONE),
       h("div", { class: "aside" }, r.limit ? ["limit ", fig(`/results/${index}/limit/ms`, { digits: r.limit.ms < 10 ? 2 : 1, unit: " ms" })] : "no limit known"));
   });
-  return [h("div", { class: "rows" }, h("div", { class: "row head" }, h("div"), h("div"), h("div", { class: "val" }, "of the limit"), h("div")), few(drawn)),
+  return [h("div", { class: "rows" }, h("div", { class: "row head" }, h("div"), h("div"), h("div", { class: "val" }, "of the limit"), h("div")), few(drawn, width > 660 ? 30 : 12)),
     h("p", { class: "caption" }, [...seen].map(([name, shade], i) => [i ? "   " : "", h("span", { class: "swatch", style: `opacity:${shade}` }), name]))];
 }
 
-// Points with names that do not cover each other: those given first win.
-function labelled(points, width, size = 11) {
-  const taken = [];
+// Points with names that cover neither each other nor a dot: those given first win.
+function labelled(points, dots, width, size = 11) {
+  const taken = dots.map(([x, y]) => [x - 4, y - 4, x + 4, y + 4]);
   return points.map((p) => {
     const w = p.text.length * size * 0.55 + 4;
-    const spots = [[8, 4, "start"], [-8, 4, "end"], [0, -9, "middle"], [0, 17, "middle"]];
+    const spots = [[9, 4, "start"], [-9, 4, "end"], [0, -10, "middle"], [0, 18, "middle"]];
     for (const [dx, dy, anchor] of spots) {
       const x0 = p.x + dx - (anchor === "end" ? w : anchor === "middle" ? w / 2 : 0), box = [x0, p.y + dy - 10, x0 + w, p.y + dy + 3];
-      const free = x0 > 0 && box[2] < width && taken.every((t) => box[2] < t[0] || box[0] > t[2] || box[3] < t[1] || box[1] > t[3]);
+      const free = x0 > 46 && box[2] < width && taken.every((t) => box[2] < t[0] || box[0] > t[2] || box[3] < t[1] || box[1] > t[3]);
       if (free) { taken.push(box); return s("text", { class: "label", x: p.x + dx, y: p.y + dy, "text-anchor": anchor }, p.text); }
     }
     return null;
@@ -131,7 +133,7 @@ function tradeOff(width) {
   };
   const order = [...front, ...points.map((_, i) => i).filter((i) => !front.includes(i))];
   const labels = order.map((i) => ({ x: x(times[i]), y: y(db[i]), text: points[i].r.contender.split(" · ")[0] }))
-    .filter((l, i, all) => width > 600 ? i < 40 : i < 14 && all.findIndex((o) => o.text === l.text) === i);
+    .filter((l, i, all) => all.findIndex((o) => o.text === l.text) === i);
   return [legend(), s("svg", { height, viewBox: `0 0 ${width} ${height}` },
     ticks(Math.min(...db) - pad, Math.max(...db) + pad, 6).map((v) => [s("line", { class: "gridline", x1: left, x2: width, y1: y(v), y2: y(v) }),
       s("text", { class: "tick", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(2))]),
@@ -142,7 +144,7 @@ function tradeOff(width) {
     s("path", { d: pathOf(front.map((i) => [x(times[i]), y(db[i])])), fill: "none", stroke: "var(--faint)", "stroke-dasharray": "3 4" }),
     points.map((p, i) => s("circle", { cx: x(times[i]), cy: y(db[i]), r: front.includes(i) ? 6 : 4.5, fill: colour(p.r.contender),
       opacity: front.includes(i) ? 1 : 0.75, tabindex: 0, stroke: "var(--card)", onpointerenter: () => tell(p), onfocus: () => tell(p) }, s("title", {}, p.r.contender))),
-    labelled(labels, width)), caption];
+    labelled(labels, points.map((p, i) => [x(times[i]), y(db[i])]), width)), caption];
 }
 
 function roofline(width) {

@@ -23,7 +23,7 @@ function top_() {
   }
   if (D.quality) {
     const best = D.quality.contenders.map((q, i) => [i, q]).filter(([, q]) => q.mean.psnr_y_db !== null).sort((a, b) => b[1].mean.psnr_y_db - a[1].mean.psnr_y_db)[0];
-    if (best) tile(`best of ${D.quality.images.length} images`, [fig(`/quality/contenders/${best[0]}/mean/psnr_y_db`, { digits: 2 }), h("small", {}, "dB")], best[1].contender);
+    if (best) tile("highest PSNR of Y", [fig(`/quality/contenders/${best[0]}/mean/psnr_y_db`, { digits: 2 }), h("small", {}, "dB")], best[1].contender);
   }
   const button = h("button", { "aria-label": "light or dark", onclick: () => theme(state.theme === "dark" ? "light" : "dark") }, "◐");
   const models = MODELS.length === 1 ? MODELS[0] : `${MODELS.length} networks`;

@@ -1,7 +1,8 @@
 "use strict";
 const cell = (...content) => h("td", {}, content);
-function grid(head, rows, kind) {
-  return h("div", { class: "scroll" }, h("table", { class: kind }, h("thead", {}, h("tr", {}, head.map((t) => h("th", {}, t)))), h("tbody", {}, rows)));
+function grid(head, rows, { kind = "", most = 20 } = {}) {
+  const more = showAll(rows, most);
+  return [h("div", { class: "scroll" }, h("table", { class: kind }, h("thead", {}, h("tr", {}, head.map((t) => h("th", {}, t)))), h("tbody", {}, rows))), more];
 }
 
 function figures() {
@@ -38,11 +39,8 @@ function challengeTable() {
       cell(fig(`${p}/params_m`, { digits: 3 })), cell(fig(`${p}/flops_g`)), cell(row.score === null ? NONE : ["≈ ", fig(`${p}/score`, { digits: 1 })]))]);
   });
   entries.sort((a, b) => a[0] - b[0]);
-  const first = 24;
-  const rows = entries.map((e, i) => { if (i >= first) e[2].hidden = true; return e[2]; });
-  const more = entries.length > first
-    ? h("button", { onclick: (event) => { rows.forEach((r) => { r.hidden = false; }); event.target.remove(); } }, `Show all ${entries.length} rows`) : null;
-  return [grid(["rank", "team", "test dB", `ms on ${c.device}`, "ms here", "params M", "FLOPs G", "score"], rows, "second"), h("div", { class: "bar" }, more),
+  const head = ["rank", "team", "test dB", `ms on ${c.device}`, "ms here", "params M", "FLOPs G", "score"];
+  return [grid(head, entries.map((e) => e[2]), { kind: "second", most: 30 }),
     h("p", { class: "caption" }, `≈ ${c.scaling}. Source: ${c.source}. PSNR on LSDIR_DIV2K test.`)];
 }
 
