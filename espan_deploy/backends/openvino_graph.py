@@ -1,0 +1,172 @@
+"""Pixels in OpenVINO's own operators, and what a network takes in memory.
+
+The same as :func:`espan_deploy.pixels.with_pixels`, without the time to import onnx, and in the order that OpenVINO's
+CPU kernels like best.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espan_deploy.description import ModelDescription
+from espan_deploy.errors import InputShapeError
+
+WHITE = 255.0
+
+PROBE_SIDE = 64
+
+COPIES = 1.4
+"""Memory really taken over the sum of activations alive: reordered copies, and room that is kept (measured: 1.35)."""
+
+
+def with_pixels(network: Any, description: ModelDescription, pixels: str) -> Any:
+    """A network, (N, 3, H, W) in its own range, as one of (N, H, W, 3) RGB at both ends; it is changed and consumed.
+
+    pixels: "uint8" is [0, 255], clipped and rounded to nearest, and has a second output, the guard, (N,): non-finite
+    where any pixel is. "float32" is [0, 1], neither clipped nor rounded.
+    Raises InputShapeError where the network takes bytes by itself, and floats are wanted.
+    """
+    import openvino
+    from openvino import opset13 as ops
+
+    as_bytes = pixels == "uint8"
+    if description.pixels == "uint8":
+        if as_bytes:
+            return network
+        raise InputShapeError(
+            "the model takes bytes only, and this image has 16 bits per channel",
+            hint="export the model with float pixels",
+        )
+    old, result = network.get_parameters()[0], network.get_results()[0].input_value(0)
+    factor = np.float32(description.value_range / (WHITE if as_bytes else 1.0))
+    f32 = openvino.Type.f32
+    source = ops.parameter([-1, -1, -1, 3], openvino.Type.u8 if as_bytes else f32)
+    head = _swapped(ops.transpose(ops.convert(source, f32), np.array([0, 3, 1, 2])), description)
+    head = ops.multiply(head, factor) if factor != 1 else head
+    if old.get_element_type() != f32:
+        head = ops.convert(head, old.get_element_type())
+    for reader in old.output(0).get_target_inputs():
+        reader.replace_source_output(head.output(0))
+
+    if not as_bytes:
+        tail = _swapped(_scaled(result, 1 / factor), description)
+        return openvino.Model([ops.transpose(tail, np.array([0, 2, 3, 1]))], [source])
+    outputs = _shuffled_bytes(result, source, description)
+    if outputs is None:
+        tail = _swapped(_scaled(result, 1 / factor), description)
+        guard = ops.reduce_mean(tail, np.array([1, 2, 3]))
+        rounded = ops.round(ops.clamp(tail, 0.0, WHITE), "half_to_even")
+        outputs = [ops.convert(ops.transpose(rounded, np.array([0, 2, 3, 1])), openvino.Type.u8), guard]
+    return openvino.Model(outputs, [source])
+
+
+def _scaled(value: Any, factor: float) -> Any:
+    import openvino
+    from openvino import opset13 as ops
+
+    node = ops.convert(value, openvino.Type.f32) if value.get_element_type() != openvino.Type.f32 else value.get_node()
+    return ops.multiply(node, np.float32(factor)) if factor != 1 else node
+
+
+def _swapped(node: Any, description: ModelDescription) -> Any:
+    from openvino import opset13 as ops
+
+    return node if description.color_order == "RGB" else ops.gather(node, np.array([2, 1, 0]), np.array(1))
+
+
+def _shuffled_bytes(result: Any, source: Any, description: ModelDescription) -> list[Any] | None:
+    """The outputs of a network that ends in convolution and pixel shuffle; None of any other.
+
+    Scale, clip and round go into the convolution, and bytes are shuffled, not floats: moving 48 floats per pixel
+    through five operators took a quarter of ESPAN's time in bfloat16, and rounded the result to bfloat16 on the way.
+    """
+    import openvino
+    from openvino import opset13 as ops
+
+    shuffle = result.get_node()
+    if shuffle.get_type_name() != "DepthToSpace" or shuffle.get_attributes()["mode"] != "depth_first":
+        return None
+    if result.get_element_type() != openvino.Type.f32:
+        return None
+    block = int(shuffle.get_attributes()["block_size"])
+    convolution, bias = shuffle.input_value(0).get_node(), None
+    if convolution.get_type_name() == "Add":
+        bias = _constant(convolution.input_value(1).get_node())
+        convolution = convolution.input_value(0).get_node()
+        if bias is None:
+            return None
+    if convolution.get_type_name() != "Convolution":
+        return None
+    weights = _constant(convolution.input_value(1).get_node())
+    if weights is None or weights.shape[0] != 3 * block**2 or (bias is not None and bias.size != weights.shape[0]):
+        return None
+
+    # Channels in the order (row, column, colour), so that a pixel's bytes come to lie side by side.
+    order = np.arange(3 * block**2).reshape(3, block, block)[:: 1 if description.color_order == "RGB" else -1]
+    order = order.transpose(1, 2, 0).reshape(-1)
+    to_white = WHITE / description.value_range
+    attributes = convolution.get_attributes()
+    features = convolution.input_value(0)
+    levels = ops.convolution(
+        features,
+        (weights.astype(np.float64) * to_white)[order].astype(np.float32),
+        attributes["strides"],
+        attributes["pads_begin"],
+        attributes["pads_end"],
+        attributes["dilations"],
+        attributes["auto_pad"],
+    )
+    if bias is not None:
+        shifted = (bias.astype(np.float64).reshape(-1) * to_white)[order].astype(np.float32)
+        levels = ops.add(levels, shifted.reshape(1, -1, 1, 1))
+    rounded = ops.convert(ops.round(ops.clamp(levels, 0.0, WHITE), "half_to_even"), openvino.Type.u8)
+    rows = ops.reshape(ops.transpose(rounded, np.array([0, 2, 3, 1])), np.array([0, 0, 0, block, 3 * block]), True)
+    shape = ops.multiply(ops.shape_of(source), np.array([1, block, block, 1]))
+    return [ops.reshape(ops.transpose(rows, np.array([0, 1, 3, 2, 4])), shape, False), _guard(features)]
+
+
+def _guard(features: Any) -> Any:
+    """The mean of each image's features: what is not finite here is not finite in the pixels made of it.
+
+    Channels are summed by a convolution: a reduction over them would first reorder them all.
+    """
+    from openvino import opset13 as ops
+
+    channels = features.get_partial_shape()[1].get_length()
+    ones = np.full((1, channels, 1, 1), 1 / channels, np.float32)
+    summed = ops.convolution(features, ones, [1, 1], [0, 0], [0, 0], [1, 1])
+    return ops.reduce_mean(summed, np.array([1, 2, 3]))
+
+
+def _constant(node: Any) -> NDArray[Any] | None:
+    """A constant's values, looking through a reshape."""
+    if node.get_type_name() == "Reshape":
+        node = node.input_value(0).get_node()
+    return np.asarray(node.data) if node.get_type_name() == "Constant" else None
+
+
+def bytes_per_pixel(network: Any, precision: str) -> int:
+    """Peak of the activations alive at once, per low-resolution pixel, were each freed after its last use."""
+    probe = network.clone()
+    try:
+        probe.reshape({0: [1, 3, PROBE_SIDE, PROBE_SIDE]})
+    except RuntimeError:
+        return 0  # a network with sizes of its own
+    size = 2 if precision == "bf16" else 4
+    operations = [op for op in probe.get_ordered_ops() if op.get_type_name() not in ("Constant", "Result")]
+    last_use: dict[str, int] = {}
+    for index, op in enumerate(operations):
+        for value in op.input_values():
+            last_use[value.get_node().get_name()] = index
+    alive: dict[str, int] = {}
+    peak = 0
+    for index, op in enumerate(operations):
+        if any(value.get_node().get_type_name() != "Constant" for value in op.input_values()):
+            shapes = (op.output(i).get_partial_shape() for i in range(op.get_output_size()))
+            alive[op.get_name()] = sum(size * int(np.prod(shape.get_max_shape())) for shape in shapes)
+        peak = max(peak, sum(alive.values()))
+        alive = {name: count for name, count in alive.items() if last_use.get(name, index) > index}
+    return int(COPIES * peak / PROBE_SIDE**2)
