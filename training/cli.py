@@ -32,9 +32,16 @@ def main() -> None:
     "--run", "folder", required=True, type=click.Path(path_type=Path), help="The run's folder: new, or resumed."
 )
 @click.option("--config", default="cpu", show_default=True, help="Name in training/configs, or a TOML file.")
+@click.option(
+    "--start",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Checkpoint to begin with.",
+)
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda.")
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
-def train(photographs: tuple[Path, ...], folder: Path, config: str, device: str, threads: int) -> None:
+def train(
+    photographs: tuple[Path, ...], *, folder: Path, config: str, start: Path | None, device: str, threads: int
+) -> None:
     """Train on the PHOTOGRAPHS (folders, searched to any depth).
 
     Interrupt it at will: the same command goes on from where it stopped. The result is RUN/espan_x4.safetensors.
@@ -48,7 +55,7 @@ def train(photographs: tuple[Path, ...], folder: Path, config: str, device: str,
         raise click.ClickException("no photographs there")
     click.echo(f"{len(files)} photographs", err=True)
     build_cache(files, cache, long_side=settings.long_side)
-    trainer = Trainer(settings, open_cache(cache), folder, device=device)
+    trainer = Trainer(settings, open_cache(cache), folder, start=start, device=device)
     click.echo(f"from iteration {trainer.iteration} of {settings.iterations}", err=True)
     stopped = _stop_on_signals()
     progress = Progress(trainer)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from espan_deploy.networks.espan import ESPAN
@@ -31,11 +31,21 @@ State = dict[str, Tensor]
 class Trainer:
     """One run in one folder. Making a Trainer continues what the folder holds, or starts afresh.
 
+    start: a training-form checkpoint whose weights a fresh run begins with, instead of initialising.
+
     ``iteration`` counts over all stages. The same config, photographs, thread count and machine give the same weights,
     interrupted or not.
     """
 
-    def __init__(self, config: Config, photographs: Photographs, folder: Path, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: Config,
+        photographs: Photographs,
+        folder: Path,
+        *,
+        start: Path | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.config = config
         self.folder = folder
         self.device = torch.device(device)
@@ -52,7 +62,7 @@ class Trainer:
         if checkpoint.is_file():
             self._resume(torch.load(checkpoint, weights_only=True))
         else:
-            self._start()
+            self._start(start)
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -87,11 +97,16 @@ class Trainer:
             fused=True,
         )
 
-    def _start(self) -> None:
+    def _start(self, start: Path | None) -> None:
         stage = self.config.stages[0]
         self.network = self._network(stage)
-        low, _ = self.sampler.batch(INITIAL_CROPS, stage.patch, stage.scale)
-        initialise(self.network, self._images(low, torch.float32))
+        if start is None:
+            low, _ = self.sampler.batch(INITIAL_CROPS, stage.patch, stage.scale)
+            initialise(self.network, self._images(low, torch.float32))
+        elif stage.extra_blocks or stage.student:
+            raise ValueError(f"{start.name} has the final network's weights alone, but stage {stage.name!r} needs more")
+        else:
+            self.network.espan.load_state_dict(load_file(start))
         self.optimizer = self._optimizer()
         self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
 

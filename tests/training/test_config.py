@@ -6,7 +6,7 @@ from training.cli import CONFIGS
 from training.config import Stage, read_config
 from training.losses import LossWeights
 
-SHIPPED = sorted(CONFIGS.glob("*.toml"))
+SHIPPED = [CONFIGS / f"{name}.toml" for name in ("cpu", "gpu", "full")]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -25,6 +25,12 @@ def test_shipped_recipes_hold_every_step_of_the_factsheet(path: Path) -> None:
     assert stages[-1].loss.mse
     assert stages[-1].loss.dct
     assert stages[-1].loss.edge
+
+
+def test_again_goes_on_with_the_final_network() -> None:
+    stages = read_config(CONFIGS / "again.toml").stages
+    assert all(stage.scale == 4 and not stage.extra_blocks and not stage.student for stage in stages)
+    assert stages[-1].loss.mse
 
 
 def test_the_rate_warms_up_and_falls_to_its_end() -> None:

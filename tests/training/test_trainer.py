@@ -132,6 +132,16 @@ def test_export_loads_strictly_and_is_the_average(uninterrupted: Trainer, tmp_pa
     assert all(torch.equal(value, uninterrupted.average[f"espan.{name}"]) for name, value in state.items())
 
 
+def test_a_run_may_start_with_a_checkpoint(photographs: Photographs, uninterrupted: Trainer, tmp_path: Path) -> None:
+    start = tmp_path / "espan.safetensors"
+    uninterrupted.export(start)
+    again = dataclasses.replace(CONFIG, stages=CONFIG.stages[-1:])
+    trainer = Trainer(again, photographs, tmp_path / "again", start=start)
+    assert all(torch.equal(value, trainer.average[f"espan.{name}"]) for name, value in load_file(start).items())
+    with pytest.raises(ValueError, match="needs more"):
+        Trainer(CONFIG, photographs, tmp_path / "other", start=start)
+
+
 def test_command_trains_resumes_and_evaluates(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "tiny.toml"
     stage = '[[stage]]\nname = "only"\niterations = 3\nscale = 4\nbatch = 2\npatch = 8\nlearning_rate = [1e-3, 1e-5]\n'
