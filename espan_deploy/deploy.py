@@ -178,6 +178,7 @@ def _deploy(
 
 def describe_graph(graph: ir.Model, source: Source, *, value_range: float = 1.0) -> ModelDescription:
     """What a float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W) says of itself. Raises ExportError for another."""
+    graph = lowered(graph)
     cost, seen = complexity(graph), reach(graph)
     return ModelDescription(
         network=source.network,
