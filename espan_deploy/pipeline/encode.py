@@ -208,24 +208,29 @@ class PillowSink(Sink):
         if picture.alpha is not None and not file_format.alpha:
             picture.notes.append(f"{file_format.name} holds no transparency: shown on white")
 
-    def prepare(self, pixels: Pixels) -> Image.Image:
-        """The band as Pillow holds it."""
+    def prepare(self, pixels: Pixels) -> Pixels:
+        """The band as it is: Pillow takes a third more memory for it, so it is handed over in slices."""
+        return pixels
+
+    def commit(self, prepared: Pixels, *, last: bool) -> None:
+        """Paste the band."""
+        if last and self.canvas is None:
+            self.canvas = self._image(prepared)
+            return
+        for piece in png.strips(prepared):
+            image = self._image(piece)
+            if self.canvas is None:
+                self.canvas = Image.new(image.mode, (self.width, self.height))
+            self.canvas.paste(image, (0, self.top))
+            self.top += image.height
+
+    def _image(self, pixels: Pixels) -> Image.Image:
         band = Image.fromarray(pixels)
         if self.picture.alpha is not None and not self.format.alpha:
             band = _on_white(band)
         if self.format.name in ("webp", "avif") and band.mode == "LA":
             band = band.convert("RGBA")
         return band
-
-    def commit(self, prepared: Image.Image, *, last: bool) -> None:
-        """Paste the band."""
-        if last and self.canvas is None:
-            self.canvas = prepared
-            return
-        if self.canvas is None:
-            self.canvas = Image.new(prepared.mode, (self.width, self.height))
-        self.canvas.paste(prepared, (0, self.top))
-        self.top += prepared.height
 
     def finish(self) -> None:
         """Encode and write."""
