@@ -172,7 +172,8 @@ def _summary(deployment: Deployment, target: Path, engine: list[tuple[str, str]]
         ("verified", f"largest difference from the network {deployment.largest_difference:.1e} of its largest value"),
     ]
     if deployment.border_difference > 0:
-        lines.append(("at the border", f"{deployment.border_difference:.1e}, because borders were folded approximately"))
+        border = f"{deployment.border_difference:.1e}, because borders were folded approximately"
+        lines.append(("at the border", border))
     lines += engine or [("written", f"{target} ({target.stat().st_size / MILLION:.2f} MB)")]
     return "\n".join(f"{name:<14} {text}" for name, text in lines)
 
