@@ -31,10 +31,11 @@ from espan_deploy.backends.precision import made_up_photograph  # noqa: E402
 from espan_deploy.pipeline.decode import decode  # noqa: E402
 from espan_deploy.pipeline.encode import FORMATS, EncodeSettings, open_sink  # noqa: E402
 
-SIZES = ((510, 340), (340, 510), (508, 340), (510, 342))
+SIZES = ((510, 340), (340, 510))
 
 
 def make_photos(folder: Path, count: int) -> None:
+    """Write so many made-up photographs."""
     base = Image.fromarray(made_up_photograph(640, 1))
     for index in range(count):
         width, height = SIZES[0] if index % 5 else SIZES[1]
@@ -42,6 +43,7 @@ def make_photos(folder: Path, count: int) -> None:
 
 
 def timed(command: list[str]) -> float:
+    """Seconds of a whole process."""
     start = time.perf_counter()
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -99,6 +101,7 @@ def stage_rates(photos: list[Path], model: Path, precision: str, threads: int) -
 
 
 def main() -> None:
+    """Measure, round after round, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="ONNX file")
     parser.add_argument("--checkpoint", type=Path, required=True, help="the same network for PyTorch")
@@ -126,7 +129,8 @@ def main() -> None:
         def sequential() -> float:
             output = work / f"sequential-{time.monotonic_ns()}"
             script = str(ROOT / "benchmarks" / "sequential.py")
-            return timed([sys.executable, script, str(photos.resolve()), str(output), str(options.checkpoint.resolve())])
+            checkpoint = str(options.checkpoint.resolve())
+            return timed([sys.executable, script, str(photos.resolve()), str(output), checkpoint])
 
         rounds = []
         for index in range(options.rounds):
@@ -154,7 +158,8 @@ def main() -> None:
                 + ")"
             )
         if options.json:
-            options.json.write_text(json.dumps({"images": count, "rounds": rounds, "medians": figures}, indent=1) + "\n")
+            document = {"images": count, "rounds": rounds, "medians": figures}
+            options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

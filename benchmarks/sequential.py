@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from espan_deploy.checkpoints import load_checkpoint
-from espan_deploy.networks import load_network
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from espan_deploy.checkpoints import load_checkpoint  # noqa: E402
+from espan_deploy.networks import load_network  # noqa: E402
 
 
 def main() -> None:
+    """Do it."""
     photos, output, checkpoint = (Path(argument) for argument in sys.argv[1:4])
     output.mkdir(parents=True, exist_ok=True)
     network = load_network(load_checkpoint(checkpoint)).module.eval()
