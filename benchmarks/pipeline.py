@@ -87,8 +87,8 @@ def stage_rates(photos: list[Path], model: Path, precision: str, threads: int) -
 
     def encode(_thread: int, index: int) -> None:
         with tempfile.TemporaryFile() as file:
-            sink = open_sink(file, FORMATS["png"], EncodeSettings(), pictures[index % 4], 4, deep=False)
-            sink.commit(sink.prepare(results[index % 4]), last=True)
+            sink = open_sink(file, FORMATS["png"], EncodeSettings(), pictures[index % len(results)], 4, deep=False)
+            sink.commit(sink.prepare(results[index % len(results)]), last=True)
             sink.finish()
 
     items = list(range(len(photos)))

@@ -14,8 +14,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from espan_deploy.checkpoints import load_checkpoint  # noqa: E402
-from espan_deploy.networks import load_network  # noqa: E402
+from espan_deploy.checkpoints import load_checkpoint
+from espan_deploy.networks import load_network
 
 
 def main() -> None:
