@@ -14,6 +14,10 @@ CHALLENGE_ROWS = 12
 """Published rows shown on a terminal; the page and the JSON have all."""
 
 
+WARNINGS = 8
+"""Contenders whose doubts are listed on a terminal."""
+
+
 def render(document: dict[str, Any], *, layers: bool = False) -> str:
     """Everything a reader needs at a glance; no more digits than the intervals bear out."""
     parts = [_latencies(document, case["label"]) for case in document["cases"]]
@@ -56,6 +60,8 @@ def _latencies(document: dict[str, Any], label: str) -> str:
         return ""
     samples = max((r["latency_ms"]["samples"] for r in results if r["latency_ms"]), default=0)
     title = f"{label}: {samples} interleaved runs each, ratio to the first"
+    if len(warnings) > WARNINGS:
+        warnings[WARNINGS:] = [f"  ! and {len(warnings) - WARNINGS} more: see --json"]
     return "\n".join([title, table(header, rows), *warnings])
 
 

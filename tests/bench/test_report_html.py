@@ -191,3 +191,12 @@ def test_the_page_holds_the_document_whole(document_and_file: tuple[dict[str, An
     assert "http://" not in without_data
     assert "https://" not in without_data
     assert "default-src 'none'" in html
+
+
+def test_the_kept_page_shows_the_kept_document(page: browser.Page) -> None:
+    kept = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
+    document = json.loads((kept / "cpu.json").read_text(encoding="utf-8"))
+    page.events.clear()
+    page.open(kept / "cpu.html", width=PHONE)
+    assert page.problems() == []
+    assert check_figures(page, document) > MIN_FIGURES
