@@ -43,6 +43,14 @@ Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a graph does not say of itself: the value of white, and the smallest height and width it is defined for."""
+
+    value_range: float = 1.0
+    min_size: int = 1
+
+
+@dataclass(frozen=True)
 class Deployment:
     """What an export made.
 
@@ -118,7 +126,8 @@ def deploy_network(
             result: NDArray[np.float32] = network.module(torch.from_numpy(x)).numpy()
         return result
 
-    return _deploy(unfolded, source, network.value_range, forward, borders=borders, folding=folding)
+    facts = Facts(network.value_range, network.min_size)
+    return _deploy(unfolded, source, facts, forward, borders=borders, folding=folding)
 
 
 def deploy_graph(
@@ -132,15 +141,15 @@ def deploy_graph(
 
     def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
         if not reference:
-            plain = _described(graph, ModelDescription("", "", _scale(graph), None, value_range=value_range))
-            reference.append(_runner(plain[0], plain[1], source.path))
+            plain = ModelDescription("", "", _scale(graph), None, value_range=value_range)
+            reference.append(_runner(_described(graph, plain), plain, source.path))
         return reference[0](x)
 
-    return _deploy(graph, source, value_range, forward, borders=borders, folding=folding)
+    return _deploy(graph, source, Facts(value_range), forward, borders=borders, folding=folding)
 
 
 def _deploy(
-    unfolded: ir.Model, source: Source, value_range: float, forward: Forward, *, borders: Borders, folding: bool
+    unfolded: ir.Model, source: Source, facts: Facts, forward: Forward, *, borders: Borders, folding: bool
 ) -> Deployment:
     unfolded = lowered(unfolded)
     before = complexity(unfolded)
@@ -152,7 +161,8 @@ def _deploy(
     folded = _tidied(folded)
     after = complexity(folded)
     description = replace(
-        describe_graph(folded, source, value_range=value_range),
+        describe_graph(folded, source, value_range=facts.value_range),
+        min_size=facts.min_size,
         unfolded={
             "parameters": before.parameters,
             "multiply_adds": before.multiply_adds,
@@ -160,10 +170,10 @@ def _deploy(
         },
         fold_report={"sites": len(report.sites), "refusals": len(report.refusals)},
     )
-    model, description = _described(folded, description)
+    model = _described(folded, description)
     margin = 0 if all(site.exact for site in report.sites) else description.halo or 0
     difference, at_border = _largest_differences(
-        _runner(model, description, source.path), forward, folded, value_range, margin
+        _runner(model, description, source.path), forward, folded, facts.value_range, margin
     )
     if not difference <= PARITY_TOLERANCE:
         raise VerificationError(
@@ -212,7 +222,7 @@ def _tidied(model: ir.Model) -> ir.Model:
     return model
 
 
-def _described(model: ir.Model, description: ModelDescription) -> tuple[onnx.ModelProto, ModelDescription]:
+def _described(model: ir.Model, description: ModelDescription) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     del proto.metadata_props[:]
     for key, value in description.to_metadata().items():
@@ -221,7 +231,7 @@ def _described(model: ir.Model, description: ModelDescription) -> tuple[onnx.Mod
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise ExportError(f"the graph is not valid ONNX: {str(exc).strip().splitlines()[0]}") from exc
-    return proto, description
+    return proto
 
 
 def _scale(model: ir.Model) -> int:

@@ -25,7 +25,7 @@ class ModelDescription:
     network, title: the catalogue's name and title, or those of a user's class or file.
     halo: low-resolution pixels around a tile that its result depends on; None where no halo is enough, because
         an operator sees the whole image.
-    size_multiple: height and width must be multiples of this (1: any size).
+    size_multiple, min_size: height and width must be multiples of the one and at least the other (1: any size).
     value_range: the value of white in float pixels.
     parameters, multiply_adds: of the graph as it is in the file, multiply-adds of one 256x256 image.
     unfolded: the same two and "convolutions" before folding, empty where nothing is known of it.
@@ -37,6 +37,7 @@ class ModelDescription:
     halo: int | None
     value_range: float = 1.0
     size_multiple: int = 1
+    min_size: int = 1
     color_order: Literal["RGB", "BGR"] = "RGB"
     pixels: Pixels = "float32"
     precision: str = "fp32"

@@ -56,6 +56,9 @@ class Runner(ABC):
             raise InputShapeError(
                 f"the model takes heights and widths that are multiples of {multiple}, got {images.shape[1:3]}"
             )
+        least = self.description.min_size
+        if min(images.shape[1:3]) < least:
+            raise InputShapeError(f"the model takes images of {least}x{least} and larger, got {images.shape[1:3]}")
         result = self._infer(np.ascontiguousarray(images))
         scale = self.description.scale
         expected = (images.shape[0], images.shape[1] * scale, images.shape[2] * scale, 3)

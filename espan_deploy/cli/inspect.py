@@ -94,6 +94,8 @@ def _facts_table(facts: dict[str, Any]) -> str:
             "the whole image: tiles cannot be exact" if halo is None else f"{halo} low-resolution pixels around a tile",
         ),
     ]
+    if facts["min_size"] > 1:
+        lines.append(("smallest image", f"{facts['min_size']}x{facts['min_size']}"))
     if facts["size_multiple"] > 1:
         lines.append(("sizes", f"multiples of {facts['size_multiple']}"))
     if before := facts["unfolded"]:

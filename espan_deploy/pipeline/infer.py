@@ -78,9 +78,9 @@ class Lane:
         return results, redone
 
     def _padded(self, batch: Pixels) -> tuple[Pixels, bool]:
-        """The batch at the network's size multiple, its last rows and columns repeated."""
-        multiple = self.description.size_multiple
-        down, right = -batch.shape[1] % multiple, -batch.shape[2] % multiple
+        """The batch at a size the network takes, its last rows and columns repeated."""
+        multiple, least = self.description.size_multiple, self.description.min_size
+        down, right = (-(-max(side, least) // multiple) * multiple - side for side in batch.shape[1:3])
         if not down and not right:
             return batch, False
         return np.pad(batch, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge"), True

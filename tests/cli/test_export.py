@@ -16,8 +16,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 
+from espan_deploy import backends
 from espan_deploy.backends.model import read_model
 from espan_deploy.cli.main import main
+from espan_deploy.errors import InputShapeError
+from espan_deploy.networks.efdn import EFDN
 from espan_deploy.networks.espan import ESPAN
 
 PARITY = 1e-5
@@ -114,6 +117,16 @@ def test_the_training_form_becomes_the_same_structure(exported: Exported, tmp_pa
     assert structures[0] == structures[1]
     costs = [read_model(path).description.multiply_adds for path in (trained, exported.model)]
     assert costs[0] == costs[1]
+
+
+def test_a_network_that_needs_a_certain_size_says_so(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    efdn = EFDN(channels=8)
+    assert export(checkpoint(tmp_path / "efdn.pth", efdn), "-o", tmp_path / "efdn.onnx").exit_code == 0
+    model = read_model(tmp_path / "efdn.onnx")
+    assert model.description.min_size == 15
+    with backends.get("onnxruntime").open(model) as runner, pytest.raises(InputShapeError, match="15x15 and larger"):
+        runner.infer(np.zeros((1, 14, 20, 3), np.uint8))
 
 
 @pytest.mark.shared

@@ -214,12 +214,17 @@ def test_a_batch_that_fails_costs_only_the_image_that_made_it_fail(setup: Setup)
     assert reports[3].error == "no such kernel"
 
 
-def test_sizes_that_the_network_does_not_take_are_padded(setup: Setup) -> None:
+@pytest.mark.parametrize(
+    ("takes", "padded"), [({"size_multiple": 8}, (16, 24)), ({"min_size": 15}, (15, 18)), ({"min_size": 20}, (20, 20))]
+)
+def test_sizes_that_the_network_does_not_take_are_padded(
+    setup: Setup, takes: dict[str, int], padded: tuple[int, int]
+) -> None:
     photo(setup.source / "a.png", 13, 18)
     runner = NumpyRunner()
-    runner.description = synthetic_description(halo=HALO, size_multiple=8)
+    runner.description = synthetic_description(halo=HALO, **takes)
     assert statuses(setup.run(runner)) == ["done"]
-    assert runner.shapes == [(1, 16, 24, 3)]
+    assert runner.shapes == [(1, *padded, 3)]
     assert setup.result("a.png").shape == (13 * SCALE, 18 * SCALE, 3)
 
 
