@@ -1,0 +1,75 @@
+"""The checkpoint that is shipped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, picture  # type: ignore[import-not-found]
+from safetensors.torch import load_file
+
+from espan_deploy.networks.espan import ESPAN
+from training.evaluate import deploy_form, folder_pairs, mean_psnr_y
+from training.merge import rep_convs
+
+EXACT = 1e-12
+"""float64, relative to the largest activation on the way (about 1e2)."""
+SET5_DB = 30.79
+SET14_DB = 27.74
+"""What it was measured at, less the last digit: a guard against shipping something else, not the goal (31.0, 27.85)."""
+OVERSHOOT = 200
+"""How far outside [0, 1] black and white noise may ring before clipping: far less than float16 holds."""
+FLAT = 0.02
+"""How far off a flat image's middle may be: five grey levels."""
+
+
+@pytest.fixture(scope="module")
+def espan() -> ESPAN:
+    espan = ESPAN(training_form=True)
+    espan.load_state_dict(load_file(ROOT / "training" / "checkpoints" / "espan_x4.safetensors"))
+    return espan.double().eval()
+
+
+@torch.no_grad()
+def test_folds_exactly_border_included(espan: ESPAN) -> None:
+    image = torch.from_numpy(picture(24, 31, seed=2)).permute(2, 0, 1)[None].double() / 255
+    difference = (deploy_form(espan)(image) - espan(image)).abs()
+    assert difference.max() < EXACT
+    ring = torch.ones_like(difference, dtype=torch.bool)
+    ring[..., 4:-4, 4:-4] = False
+    assert difference[ring].max() < EXACT
+
+
+def test_every_branch_was_trained(espan: ESPAN) -> None:
+    for module in rep_convs(espan).values():
+        assert all(parameter.any() for parameter in module.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["noise", "checkerboard", "stripes"])
+def test_hostile_images_stay_finite(espan: ESPAN, kind: str) -> None:
+    rows, columns = np.indices((48, 48))
+    image = {
+        "noise": np.random.default_rng(0).integers(0, 2, (48, 48)),
+        "checkerboard": (rows + columns) % 2,
+        "stripes": columns % 2,
+    }[kind]
+    y = deploy_form(espan)(torch.from_numpy(image).double().expand(1, 3, -1, -1))
+    assert torch.isfinite(y).all()
+    assert y.abs().max() < OVERSHOOT
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("colour", [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5), (1, 0, 0), (0.1, 0.6, 0.9)])
+def test_flat_colour_stays_flat(espan: ESPAN, colour: tuple[float, float, float]) -> None:
+    flat = torch.tensor(colour, dtype=torch.float64).view(1, 3, 1, 1)
+    y = deploy_form(espan)(flat.expand(-1, -1, 56, 56))
+    assert (y - flat)[..., 96:-96, 96:-96].abs().max() < FLAT
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "least"), [("Set5", SET5_DB), ("Set14", SET14_DB)])
+def test_reaches_its_figures(espan: ESPAN, shared: Path, name: str, least: float) -> None:
+    pairs = folder_pairs(shared / f"images/{name}/LR", shared / f"images/{name}/HR")
+    network = deploy_form(espan).float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert mean_psnr_y(network, pairs) >= least
