@@ -56,6 +56,7 @@ class Config:
     ema: float = 0.999
     long_side: int = 1500
     detail_power: float = 0.5
+    drawn_share: float = 0.0  # of the crops, those drawn by training/drawings.py
     hold_out_every: int = 20
     validation_side: int = 64
     report_every: int = 500

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from training.drawings import drawing, enlarged
 from training.resize import shrink
 
 Pixels = NDArray[np.uint8]
@@ -126,10 +127,14 @@ class CropSampler:
     """Draws batches of aligned crops, turned and mirrored at random, more often where the detail is.
 
     A cell's chance is its detail to the power ``detail_power``: 0 draws evenly, 1 in proportion to what was lost.
+    ``drawn_share`` of the crops are drawings instead, with their bicubic enlargement as target.
     """
 
-    def __init__(self, photographs: Photographs, *, detail_power: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self, photographs: Photographs, *, detail_power: float, rng: np.random.Generator, drawn_share: float = 0.0
+    ) -> None:
         self.photographs = photographs
+        self.drawn_share = drawn_share
         self.rng = rng
         cells, chances = [], []
         for i, (hr, lr) in enumerate(zip(photographs.hr, photographs.lr[4], strict=True)):
@@ -161,6 +166,9 @@ class CropSampler:
             top, left = corner
             x = lr[top : top + patch, left : left + patch]
             y = self.photographs.hr[image][top * scale : (top + patch) * scale, left * scale : (left + patch) * scale]
+            if self.drawn_share and self.rng.random() < self.drawn_share:
+                x = drawing(patch, self.rng)
+                y = enlarged(x, scale)
             turn = int(self.rng.integers(8))
             x, y = dihedral(x, turn), dihedral(y, turn)
             low[n] = x

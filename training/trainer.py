@@ -52,7 +52,9 @@ class Trainer:
         self.dtype: torch.dtype = getattr(torch, config.precision)
         self.training, self.held_out = photographs.split(config.hold_out_every)
         self.rng = np.random.default_rng(config.seed)
-        self.sampler = CropSampler(self.training, detail_power=config.detail_power, rng=self.rng)
+        self.sampler = CropSampler(
+            self.training, detail_power=config.detail_power, rng=self.rng, drawn_share=config.drawn_share
+        )
         self.validation: dict[int, list[Pair]] = {}
         self.iteration = 0
         self.running_loss = float("nan")
