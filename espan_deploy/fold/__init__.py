@@ -19,7 +19,7 @@ from espan_deploy.fold.evaluate import Evaluator, fold_constants, narrow, widen
 from espan_deploy.fold.identify import TOLERANCE, Identified, identify
 from espan_deploy.fold.regions import Region, channels_of, has_weights, module_path, regions_of
 from espan_deploy.fold.report import FoldReport, FoldSite, Refusal
-from espan_deploy.fold.surgery import replace_region
+from espan_deploy.fold.surgery import drop_zero_biases, replace_region
 from espan_deploy.graph.kinds import Kind, classify, data_inputs
 from espan_deploy.graph.lowering import lowered
 
@@ -65,6 +65,7 @@ def fold(model: ir.Model, *, borders: Borders = "exact") -> FoldResult:
     """
     wide = widen(lowered(model))
     fold_constants(wide.graph)
+    drop_zero_biases(wide.graph)
     RemoveUnusedNodesPass()(wide)
     folder = _Folder(wide, borders)
     sites: list[FoldSite] = []

@@ -67,3 +67,11 @@ def replace_region(graph: ir.Graph, region: Region, found: Identified, name: str
 
 def _with_channels(like: ir.Value, channels: int) -> ir.Shape | None:
     return None if like.shape is None else ir.Shape([like.shape[0], channels, *like.shape[2:]])
+
+
+def drop_zero_biases(graph: ir.Graph) -> None:
+    """Take away, in place, the biases of convolutions that are all zero: exporters write them for layers without."""
+    for node in graph:
+        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
+        if bias is not None and bias.const_value is not None and not bias.const_value.numpy().any():
+            node.resize_inputs(2)

@@ -55,12 +55,14 @@ def complexity(model: ir.Model, height: int = REPORT_SIZE, width: int = REPORT_S
     """
     shapes = infer_shapes(model, height, width)
     layers = tuple(_layer_cost(node, shapes) for node in model.graph if node.op_type in _COUNTED)
+    image = set(model.graph.inputs)
     parameters = sum(
         value.const_value.size
         for value in model.graph.initializers.values()
         if value.const_value is not None
         and value.const_value.dtype.is_floating_point()
         and len(value.const_value.shape) >= MIN_PARAMETER_RANK
+        and not all(node.op_type in _NORMALISING and image & set(node.inputs) for node in value.consumers())
     )
     return Complexity(
         height=height,
@@ -107,6 +109,9 @@ def _layer_cost(node: ir.Node, shapes: dict[str, tuple[int, ...]]) -> LayerCost:
     constants = [v.const_value.size for v in node.inputs if v is not None and v.const_value is not None]
     return LayerCost(node.name or output or "", node.op_type, macs, math.prod(out), sum(constants))
 
+
+_NORMALISING = ("Sub", "Add", "Mul", "Div")
+"""What these do to the image itself, with its mean and range, is agreed on and not learnt."""
 
 _COUNTED: dict[str, Callable[[Shape, Shape, Shape], int]] = {
     "Conv": lambda _x, weight, out: math.prod(out) * math.prod(weight[1:]),

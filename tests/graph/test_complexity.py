@@ -17,6 +17,7 @@ from espan_deploy.graph import complexity
 from espan_deploy.networks.dipnet import DIPNet
 from espan_deploy.networks.efdn import EFDN
 from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.span import SPAN
 from espan_deploy.onnx_export import onnx_from_module
 
 
@@ -30,6 +31,16 @@ def test_espan_as_published_and_folded() -> None:
     # The last convolution reads the concatenation: its 3x3 and the 1x1's 32 columns for it become one 3x3.
     assert folded.multiply_adds == 12_555_649_024 - 2048 * 256 * 256
     assert folded.convolutions == 21
+
+
+def test_the_mean_of_the_image_is_no_parameter_and_a_missing_bias_stays_missing() -> None:
+    span = SPAN(channels=8, blocks=3).eval()
+    learnt = sum(p.numel() for p in span.parameters())
+    assert complexity(onnx_from_module(span)).parameters == learnt
+
+    without = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(8, 3, 1, bias=False)).eval()
+    model = onnx_from_module(without)
+    assert complexity(model).parameters == complexity(fold(model).model).parameters == 8 * 27 + 24
 
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {
