@@ -27,7 +27,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MIN_MEMORY = 64 << 20
 
 
-class MemorySize(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+class MemorySize(click.ParamType[int]):
     """Bytes, or 1.5G or 800M."""
 
     name = "size"
@@ -45,7 +45,7 @@ class MemorySize(click.ParamType):  # type: ignore[type-arg]  # generic since cl
         return size
 
 
-class WordOrNumber(click.ParamType):  # type: ignore[type-arg]
+class WordOrNumber(click.ParamType[int | str]):
     """One of some words, or a number of at least ``least``."""
 
     name = "number"
