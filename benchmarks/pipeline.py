@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from espan_deploy import backends  # noqa: E402
 from espan_deploy.backends.model import read_model  # noqa: E402
-from espan_deploy.backends.precision import made_up_photograph  # noqa: E402
+from espan_deploy.backends.probe import made_up_photograph  # noqa: E402
 from espan_deploy.pipeline.decode import decode  # noqa: E402
 from espan_deploy.pipeline.encode import FORMATS, EncodeSettings, open_sink  # noqa: E402
 

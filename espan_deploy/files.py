@@ -1,12 +1,15 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and where what can be made again is kept."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 from espan_deploy.errors import InputError
+
+CACHE_VARIABLE = "ESPAN_DEPLOY_CACHE"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -29,3 +32,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def cache_folder() -> Path:
+    """$ESPAN_DEPLOY_CACHE, or espan-deploy in the user's cache folder as the system has it."""
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        configured = os.environ.get("XDG_CACHE_HOME", "")
+        # The standard says that a relative path is to be ignored.
+        base = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
+    return base / "espan-deploy"

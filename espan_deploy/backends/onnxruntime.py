@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from espan_deploy.backends.base import EngineInfo, Images, Runner
 from espan_deploy.backends.finite import check_finite
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.errors import EngineBuildError, InferenceError, InputShapeError
+from espan_deploy.machine import usable_cores
 
 PRECISIONS = ("fp32",)
 
@@ -34,7 +34,7 @@ def preferred_precision() -> str:
 def open_runners(model: ModelFile, *, precision: str, threads: int | None, lanes: int) -> list[Runner]:
     """Runners over shared sessions, each using its share of the threads."""
     del precision
-    sessions = Sessions(model, max(1, (threads or os.cpu_count() or 1) // lanes))
+    sessions = Sessions(model, max(1, (threads or usable_cores()) // lanes))
     return [OnnxRuntimeRunner(sessions) for _ in range(lanes)]
 
 

@@ -148,6 +148,28 @@ def _constant(node: Any) -> NDArray[Any] | None:
     return np.asarray(node.data) if node.get_type_name() == "Constant" else None
 
 
+def round_alike(network: Any, compiled: Any) -> None:
+    """Make a network, in place, round to bfloat16 where the same network, compiled for any shape, does.
+
+    That is at the end of each of its elementwise kernels. Convolutions round at theirs in either, and what goes into
+    one is rounded then at the latest.
+    """
+    import openvino
+    from openvino import opset13 as ops
+
+    rounded = set()
+    for kernel in compiled.get_runtime_model().get_ordered_ops():
+        info = {key: value.astype(str) for key, value in kernel.get_rt_info().items()}
+        if info.get("layerType") == "Eltwise" and info.get("outputPrecisions", "").startswith("bf16"):
+            rounded.add(info["originalLayersNames"].split(",")[-1])
+    for op in network.get_ordered_ops():
+        readers = list(op.output(0).get_target_inputs()) if op.get_friendly_name() in rounded else []
+        if any(reader.get_node().get_type_name() not in ("Convolution", "Result") for reader in readers):
+            value = ops.convert(ops.convert(op, openvino.Type.bf16), op.get_element_type())
+            for reader in readers:
+                reader.replace_source_output(value.output(0))
+
+
 def bytes_per_pixel(network: Any, precision: str) -> int:
     """Peak of the activations alive at once, per low-resolution pixel, were each freed after its last use."""
     probe = network.clone()

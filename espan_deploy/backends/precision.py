@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-import sys
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +12,7 @@ from espan_deploy.backends import Backend
 from espan_deploy.backends.base import Runner
 from espan_deploy.backends.finite import NonFiniteError
 from espan_deploy.backends.model import ModelFile
+from espan_deploy.backends.probe import made_up_photograph, remembered
 
 EXACT = "fp32"
 
@@ -55,12 +48,10 @@ def choose_precision(backend: Backend, model: ModelFile, precision: str, *, thre
     preferred = backend.module.preferred_precision()
     if preferred == EXACT:
         return Verdict(EXACT, f"{backend.name} is fastest in {EXACT} here")
-    key = _key(backend, model, preferred)
-    kept = _read_cache()
-    psnr = kept.get(key)
-    if not isinstance(psnr, float):
-        psnr = measure(backend, model, preferred, threads=threads)
-        _write_cache({**kept, key: psnr})
+    psnr = remembered(
+        ("psnr", model.sha256, backend.name, backend.version, preferred, str(MEASURE_VERSION)),
+        lambda: measure(backend, model, preferred, threads=threads),
+    )
     figure = f"{psnr:.1f} dB from {EXACT} on a made-up photograph, {MIN_PSNR_DB:.0f} asked for"
     if psnr >= MIN_PSNR_DB:
         return Verdict(preferred, figure, psnr)
@@ -83,60 +74,3 @@ def measure(backend: Backend, model: ModelFile, precision: str, *, threads: int 
 
 def _upscale(runner: Runner, image: NDArray[np.uint8]) -> NDArray[np.float64]:
     return runner.infer(image).astype(np.float64)
-
-
-def made_up_photograph(side: int, multiple: int) -> NDArray[np.uint8]:
-    """(H, W, 3): gradients, edges, and texture with a photograph's spectrum."""
-    side += -side % multiple
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:side, 0:side] / side
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side), indexing="ij"))
-    frequency[0, 0] = 1
-    noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3, side, side))) / frequency, axes=(1, 2)).real
-    noise /= noise.std()
-    planes = 0.5 + 0.15 * noise + 0.3 * np.stack([x - 0.5, y - 0.5, x - y])
-    planes[:, (x - 0.3) ** 2 + (y - 0.4) ** 2 < 0.02] += 0.4
-    planes[:, (np.abs(x + y - 1.3) < 0.03)] = 0.05
-    return np.ascontiguousarray((planes.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
-
-
-def _key(backend: Backend, model: ModelFile, precision: str) -> str:
-    return "/".join((model.sha256, backend.name, backend.version, precision, _machine(), str(MEASURE_VERSION)))
-
-
-def _machine() -> str:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    import platform
-
-    return platform.processor() or platform.machine()
-
-
-def cache_folder() -> Path:
-    """Where the user's caches of ours lie."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "espan-deploy"
-
-
-def _read_cache() -> Mapping[str, Any]:
-    try:
-        document = json.loads((cache_folder() / "precision.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _write_cache(document: Mapping[str, Any]) -> None:
-    # Without a place to keep it, it is measured again next time.
-    with contextlib.suppress(OSError):
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-            json.dump(dict(document), file)
-        Path(file.name).replace(folder / "precision.json")

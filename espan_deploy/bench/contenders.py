@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from espan_deploy import backends
 from espan_deploy.backends.base import Images, Runner
 from espan_deploy.backends.model import ModelFile, read_model
 from espan_deploy.errors import BackendUnavailableError, InputError
+from espan_deploy.machine import usable_cores
 
 if TYPE_CHECKING:
     from espan_deploy.networks import Network
@@ -166,7 +166,7 @@ def open_contenders(
             name = f"{model.name} · {choice.backend.name} {choice.precision}"
             found.append(Contender(name, model, choice.backend.name, choice.precision, runner))
         if against_torch and model.network is not None:
-            found += _torch_contenders(model, model.network, threads or os.cpu_count() or 1)
+            found += _torch_contenders(model, model.network, threads or usable_cores())
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from espan_deploy import __version__
+from espan_deploy.machine import memory_bytes, processor_name, usable_cores
 
 GPU_FIELDS = (
     *("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem"),
@@ -34,20 +35,19 @@ Ask = Callable[[list[str]], "str | None"]
 
 def environment(*, threads: int | None, ask: Ask | None = None) -> dict[str, Any]:
     """The machine and its software, as plain data. threads: as asked for, None for all."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "espan_deploy": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "os": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "machine": platform.machine(),
-        "cpu": _cpu_name(),
+        "cpu": processor_name(),
         "cpu_cores": os.cpu_count(),
-        "cpu_usable_cores": affinity,
+        "cpu_usable_cores": usable_cores(),
         "cpu_mhz": _cpu_mhz(),
         "cpu_governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "memory_gib": _memory_gib(),
-        "threads": threads or affinity,
+        "memory_gib": memory_bytes() / 2**30,
+        "threads": threads or usable_cores(),
         "load_1min_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "gpus": gpus(ask or _ask),
     }
@@ -109,19 +109,9 @@ def _busy_seconds() -> float | None:
     return (user + nice + system + interrupt + soft + steal) / float(os.sysconf("SC_CLK_TCK"))
 
 
-def _cpu_name() -> str:
-    match = re.search(r"model name\s*:\s*(.+)", _read("/proc/cpuinfo") or "")
-    return match.group(1).strip() if match else platform.processor() or platform.machine()
-
-
 def _cpu_mhz() -> float | None:
     match = re.search(r"cpu MHz\s*:\s*([\d.]+)", _read("/proc/cpuinfo") or "")
     return float(match.group(1)) if match else None
-
-
-def _memory_gib() -> float | None:
-    match = re.search(r"MemTotal:\s*(\d+) kB", _read("/proc/meminfo") or "")
-    return int(match.group(1)) / 2**20 if match else None
 
 
 def _read(path: str) -> str | None:

@@ -30,6 +30,7 @@ from espan_deploy.backends.trt_module import BuildProgress
 from espan_deploy.description import ModelDescription, description_from_metadata
 from espan_deploy.engine import cache
 from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, ExportError, VerificationError
+from espan_deploy.files import cache_folder
 from espan_deploy.pixels import with_pixels
 from espan_deploy.precision.gate import compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import value_types
@@ -330,7 +331,7 @@ class _Runtime:
     def _timing_path(self) -> Path:
         """TensorRT's measurements hold for one version and one kind of GPU."""
         kind = hashlib.sha256(self.device_name.encode()).hexdigest()[:8]
-        return cache.cache_folder() / TIMING_CACHE / f"{self.version}-{kind}.timing"
+        return cache_folder() / TIMING_CACHE / f"{self.version}-{kind}.timing"
 
     def check(
         self, built: BuiltEngine, source: _Source, recipe: Recipe, images: Sequence[VerifyImage], say: Report

@@ -12,26 +12,9 @@ from pathlib import Path
 
 from espan_deploy.backends.manifest import ENGINE_SUFFIX, Manifest, manifest_path, read_engine, read_manifest
 from espan_deploy.errors import EngineBuildError, EngineMismatchError, InputError
-from espan_deploy.files import write_atomically
+from espan_deploy.files import cache_folder, write_atomically
 
-CACHE_VARIABLE = "ESPAN_DEPLOY_CACHE"
 POLL_SECONDS = 0.1
-
-
-def cache_folder() -> Path:
-    """$ESPAN_DEPLOY_CACHE, or espan-deploy in the user's cache folder as the system has it."""
-    own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        configured = os.environ.get("XDG_CACHE_HOME", "")
-        # The standard says that a relative path is to be ignored.
-        base = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
-    return base / "espan-deploy"
 
 
 def engines_folder() -> Path:

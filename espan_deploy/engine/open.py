@@ -23,6 +23,7 @@ from espan_deploy.backends.manifest import (
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.description import Pixels
 from espan_deploy.errors import EngineMismatchError
+from espan_deploy.files import cache_folder
 from espan_deploy.recipes import Precision, RunSettings, load_recipe
 
 if TYPE_CHECKING:
@@ -116,7 +117,6 @@ class _Engines:
 
     def _load(self, data: bytes, manifest: Manifest) -> LoadedEngine:
         from espan_deploy.backends.trt import LoadedEngine
-        from espan_deploy.engine.cache import cache_folder
 
         kernels = cache_folder() / "runtime" / f"{manifest.engine_sha256[:40]}-{self.device.capability}.kernels"
         return LoadedEngine(

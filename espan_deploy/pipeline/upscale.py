@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from espan_deploy.backends.base import Runner
 from espan_deploy.backends.model import ModelFile, read_model
 from espan_deploy.backends.precision import EXACT, Verdict, choose_precision
 from espan_deploy.errors import InputError
+from espan_deploy.machine import memory_bytes, usable_cores
 from espan_deploy.pipeline.decode import read_size
 from espan_deploy.pipeline.encode import EncodeSettings, PngCompression
 from espan_deploy.pipeline.infer import Fallback
@@ -120,7 +120,7 @@ class Upscaling:
         where the engine cannot be opened. Failures of single files raise nothing.
         """
         backend, settings = self.choice.backend, self.settings
-        threads = settings.threads or _cores()
+        threads = settings.threads or usable_cores()
         with Manifest(self.output) as manifest:
             verdict = choose_precision(backend, self.model, settings.precision, threads=threads)
             lanes = min(backend.max_lanes, self._lanes(threads))
@@ -158,7 +158,7 @@ class Upscaling:
         return self.choice.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
 
     def _memory(self) -> int:
-        return self.settings.memory or min(DEFAULT_MEMORY, int(MEMORY_SHARE * _machine_memory()))
+        return self.settings.memory or min(DEFAULT_MEMORY, int(MEMORY_SHARE * memory_bytes()))
 
     def _run_settings(self, verdict: Verdict, runners: list[Runner], threads: int) -> RunSettings:
         settings = self.settings
@@ -211,16 +211,3 @@ class Upscaling:
             ignored=dict(self.found.ignored),
             skipped_folders=[display(name) for name in self.found.skipped_folders],
         )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _machine_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 4 * DEFAULT_MEMORY

@@ -12,7 +12,8 @@ from synthetic import save_synthetic
 from espan_deploy import backends
 from espan_deploy.backends import precision as precisions
 from espan_deploy.backends.model import ModelFile, read_model
-from espan_deploy.backends.precision import choose_precision, made_up_photograph, measure
+from espan_deploy.backends.precision import choose_precision, measure
+from espan_deploy.backends.probe import made_up_photograph
 from espan_deploy.errors import BackendUnavailableError, ExportError, InputError
 
 
@@ -25,7 +26,7 @@ def model(tmp_path: Path) -> ModelFile:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "espan-deploy" / "precision.json"
+    return tmp_path / "cache" / "espan-deploy" / "measured.json"
 
 
 def absent(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

@@ -287,16 +287,6 @@ def test_the_cache_is_listed_and_cleared(model: Path, cpu_recipe: Recipe, cache:
     assert cache.is_dir()
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert caching.cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("ESPAN_DEPLOY_CACHE")
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert caching.cache_folder() == tmp_path / "espan-deploy"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert caching.cache_folder() == Path.home() / ".cache" / "espan-deploy"
-
-
 def test_a_cache_that_cannot_be_written(model: Path, cpu_recipe: Recipe, cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     with pytest.raises(InputError):

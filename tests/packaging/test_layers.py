@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "espan_deploy"
 
 LAYERS = (
     ("errors",),
-    ("description", "files", "models"),
+    ("description", "files", "machine", "models"),
     ("recipes",),
     ("checkpoints",),
     ("networks",),
