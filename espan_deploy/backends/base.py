@@ -29,6 +29,19 @@ class EngineInfo:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Step:
+    """One kernel of an engine at work.
+
+    names: of the graph's nodes, or of their values, that it computes, as far as the engine tells; none for what the
+    engine added. ms: milliseconds, the median of several runs.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    ms: float
+
+
 class Runner(ABC):
     """A model opened on a device. Use as a context manager; not to be shared between threads.
 
@@ -69,6 +82,14 @@ class Runner(ABC):
     @abstractmethod
     def _infer(self, images: Images) -> Images:
         """Upscale a checked, C-contiguous batch."""
+
+    def profile(self, images: Images, runs: int) -> list[Step] | None:
+        """Where the time of a batch goes, kernel by kernel, in the engine's order; None where it does not tell.
+
+        images: as for :meth:`infer`, uint8. Measuring takes time itself, so the steps are no latency.
+        """
+        del images, runs
+        return None
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing that must be freed by hand
         """Free what the runner holds. Calling it twice does no harm."""

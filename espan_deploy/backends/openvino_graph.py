@@ -45,7 +45,11 @@ def with_pixels(network: Any, description: ModelDescription, pixels: str) -> Any
     f32 = openvino.Type.f32
     source = ops.parameter([-1, -1, -1, 3], openvino.Type.u8 if as_bytes else f32)
     head = _swapped(ops.transpose(ops.convert(source, f32), np.array([0, 3, 1, 2])), description)
-    head = ops.multiply(head, factor) if factor != 1 else head
+    if factor != 1:
+        head = ops.multiply(head, factor)
+    if factor != 1 and as_bytes:
+        # No value changes, but a subtraction behind it cannot become one fused multiply-add for some shapes only.
+        head = ops.clamp(head, 0.0, description.value_range)
     if old.get_element_type() != f32:
         head = ops.convert(head, old.get_element_type())
     for reader in old.output(0).get_target_inputs():
@@ -119,6 +123,8 @@ def _shuffled_bytes(result: Any, source: Any, description: ModelDescription) -> 
         attributes["dilations"],
         attributes["auto_pad"],
     )
+    # It stands for the graph's convolution in the engine's counters.
+    levels.set_friendly_name(convolution.get_friendly_name())
     if bias is not None:
         shifted = (bias.astype(np.float64).reshape(-1) * to_white)[order].astype(np.float32)
         levels = ops.add(levels, shifted.reshape(1, -1, 1, 1))

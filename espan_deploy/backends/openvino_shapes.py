@@ -5,7 +5,8 @@ in FP32 and a sixth less in bfloat16, SPAN a third. Compiling takes as long as i
 
 An image's result must not depend on what came before it. In bfloat16 fused steps would round less often, so a network
 for one shape is made to round where the one for any shape does. Whether the two then agree byte for byte is measured
-once for each model and kept; where they do not, as with interpolation inside the network, every shape takes the one.
+once for each model and kept; where they do not (in FP32, products and sums may be contracted in one of them), every
+shape takes the one for any.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from espan_deploy.backends.base import Images
+from espan_deploy.backends.base import Images, Step
 from espan_deploy.backends.finite import NonFiniteError, check_finite
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.openvino_graph import bytes_per_pixel, round_alike, with_pixels
@@ -32,9 +34,12 @@ FREQUENT_PIXELS = 1 << 17
 HELD_PIXELS = 1 << 20
 """Of all shapes that have one: each network keeps its activations' memory. One shape is kept whatever its size."""
 
-PROBE_SIDE = 48
+PROBE_SIDE = 160
 
-MEASURE_VERSION = 1
+BIAS_APART = "/WithoutBiases"
+"""OpenVINO's name for a convolution of ours whose bias it reads as a sum of its own."""
+
+MEASURE_VERSION = 2
 """Goes up when the networks or the measure change, so that kept figures do not outlive them."""
 
 
@@ -106,12 +111,36 @@ class CompiledModel:
             self._any_shape[pixels] = Network(self._compile(with_pixels(self._read(), self.model.description, pixels)))
         return self._any_shape[pixels]
 
-    def _for_shape(self, pixels: str, shape: tuple[int, ...]) -> Network:
+    def profile(self, images: Images, runs: int) -> list[Step]:
+        """Median times of the kernels, slower than unobserved, of the network that images of this shape end up with."""
+        with self._lock:
+            shape = images.shape if self.shapes_agree else None
+            network = self._for_shape("uint8", shape, observed=True)
+        names = {
+            kernel.get_friendly_name(): kernel.get_rt_info()["originalLayersNames"].astype(str)
+            for kernel in network.compiled.get_runtime_model().get_ordered_ops()
+        }
+        times: dict[tuple[str, str], list[float]] = {}
+        with network.request() as request:
+            run(request, images, self.model.description.scale)
+            for _ in range(runs):
+                run(request, images, self.model.description.scale)
+                for kernel in request.profiling_info:
+                    spent = kernel.real_time.total_seconds() * 1e3
+                    times.setdefault((kernel.node_name, kernel.node_type), []).append(spent)
+        return [
+            Step(tuple(n.removesuffix(BIAS_APART) for n in names.get(name, "").split(",") if n), kind, median(spent))
+            for (name, kind), spent in times.items()
+            if any(spent)
+        ]
+
+    def _for_shape(self, pixels: str, shape: tuple[int, ...] | None, *, observed: bool = False) -> Network:
         network = with_pixels(self._read(), self.model.description, pixels)
-        if self.hint == "bf16":
-            round_alike(network, self._any(pixels).compiled)
-        network.reshape({0: list(shape)})
-        return Network(self._compile(network))
+        if shape is not None:
+            if self.hint == "bf16":
+                round_alike(network, self._any(pixels).compiled)
+            network.reshape({0: list(shape)})
+        return Network(self._compile(network, observed=observed))
 
     def _read(self) -> Any:
         try:
@@ -119,13 +148,14 @@ class CompiledModel:
         except RuntimeError as exc:
             raise self._refused(exc) from exc
 
-    def _compile(self, network: Any) -> Any:
+    def _compile(self, network: Any, *, observed: bool = False) -> Any:
         settings = {
             "INFERENCE_PRECISION_HINT": self.hint,
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": self.streams,
             # Pinned, a stream would wait for its core while decoding or encoding has it, next to a free one.
             "ENABLE_CPU_PINNING": False,
+            "PERF_COUNT": observed,
         }
         try:
             return self.core.compile_model(network, "CPU", settings)

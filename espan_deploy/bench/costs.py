@@ -18,6 +18,7 @@ COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 class Layer:
     """One convolution or matrix product on one image.
 
+    names: the graph's of the node and of what it makes, then of the one node that reads that, which engines fuse.
     read, written: values of activations; weights: values of weights and bias. What lies between two layers (sums,
     gates, activations) is not counted: engines fuse it into the layer before.
     """
@@ -29,6 +30,7 @@ class Layer:
     read: int
     written: int
     weights: int
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
                 read=_size(shapes, node.inputs[0]),
                 written=cost.activations,
                 weights=cost.parameters,
+                names=_names(node),
             )
         )
     halo = file.description.halo
@@ -115,6 +118,12 @@ def _layer_name(node: Any) -> str:
     """Of its weights, where they kept the network's own name."""
     weight = node.inputs[1].name if len(node.inputs) > 1 else ""
     return weight.removesuffix(".weight").removesuffix(".eval_conv") or node.name or node.op_type
+
+
+def _names(node: Any) -> tuple[str, ...]:
+    readers = list(node.outputs[0].uses())
+    nodes = [node, *(use.node for use in readers if len(readers) == 1 and use.node.op_type not in COUNTED)]
+    return tuple(name for each in nodes for name in (each.name, each.outputs[0].name) if name)
 
 
 def _peak(model: Any, shapes: dict[str, tuple[int, ...]]) -> int:

@@ -14,6 +14,9 @@ CHALLENGE_ROWS = 12
 """Published rows shown on a terminal; the page and the JSON have all."""
 
 
+SMALL_KIND = 0.01
+"""Kinds of kernels that took less of a profile are summed up on a terminal."""
+
 WARNINGS = 8
 """Contenders whose doubts are listed on a terminal."""
 
@@ -127,14 +130,33 @@ def _layers(document: dict[str, Any]) -> str:
                 layer["kernel"],
                 f"{layer['macs'] / 1e9:.3f}",
                 f"{layer['ms']:.3f}",
-                f"{layer['ms'] / limit['ms']:.0%}",
                 layer["bound"],
+                *_took(layer),
             )
             for layer in limit["layers"]
         ]
+        profile = limit["profile"]
+        if profile:
+            rows += [(f"({kind})", "", "", "", "", f"{ms:.3f}", "") for kind, ms in _between(profile)]
         title = f"{result['contender']}, {result['case']}: limit {limit['ms']:.2f} ms, {limit['share']:.0%} reached"
-        parts.append(f"{title}\n" + table(("layer", "kernel", "G per image", "at least ms", "share", "bound by"), rows))
+        if profile:
+            title += f"; profiled apart: {profile['ms']:.2f} ms"
+        header = ("layer", "kernel", "G per image", "at least ms", "bound by", "took ms", "of limit")
+        parts.append(f"{title}\n{table(header, rows)}")
     return "\n\n".join(parts)
+
+
+def _took(layer: dict[str, Any]) -> tuple[str, str]:
+    took = layer["took_ms"]
+    return (f"{took:.3f}", f"{layer['ms'] / took:.0%}") if took else ("", "")
+
+
+def _between(profile: dict[str, Any]) -> list[tuple[str, float]]:
+    """What the kernels between the layers took, by kind; the small ones together."""
+    kinds = profile["between_ms"].items()
+    large = [(kind, ms) for kind, ms in kinds if ms >= SMALL_KIND * profile["ms"]]
+    small = sum(ms for _, ms in kinds) - sum(ms for _, ms in large)
+    return [*large, ("other kernels", small)] if small else large
 
 
 def table(header: Row, rows: Sequence[Row]) -> str:

@@ -16,6 +16,7 @@ from espan_deploy.bench.contenders import AS_TRAINED, Contender, Model
 from espan_deploy.bench.costs import Costs, graph_costs, starved_layer
 from espan_deploy.bench.environment import BUSY_CORES, CpuUse, environment
 from espan_deploy.bench.images import Case, Image, Pair
+from espan_deploy.bench.layer_times import LayerTimes, layer_times
 from espan_deploy.bench.measure import Clock, Measurement, Stop, WarmUpLimits, measure
 from espan_deploy.bench.pictures import Picture, make_picture
 from espan_deploy.bench.roofline import Peaks, known_gpu, layer_bytes, layer_limit, model_limit, probe_cpu
@@ -29,6 +30,8 @@ from espan_deploy.graph.complexity import REPORT_SIZE
 SCHEMA_VERSION = 1
 
 Document = dict[str, Any]
+
+PROFILE_RUNS = 11
 
 CPU_ENGINES = ("openvino", "onnxruntime", "torch")
 
@@ -72,6 +75,7 @@ class Suite:
         self.models = list({id(c.model): c.model for c in contenders}.values())
         self._costs: dict[tuple[str, int, int], Costs | None] = {}
         self._peaks: dict[str, Peaks] = {}
+        self._layer_times: dict[tuple[str, str], LayerTimes] = {}
         self.document: Document = {
             "schema_version": SCHEMA_VERSION,
             "tool": {"name": "espan-deploy", "version": __version__},
@@ -108,6 +112,8 @@ class Suite:
             self._probe_devices()
             self._time()
             self._probe_devices()
+            if self.settings.layers:
+                self._profile()
             self._look()
             if self.pairs:
                 self.document["quality"] = {}
@@ -223,6 +229,18 @@ class Suite:
                 "trust the ratios, not the milliseconds"
             )
 
+    def _profile(self) -> None:
+        """Kernel by kernel, apart from the timing: looking on makes an engine slower."""
+        for case in self.cases:
+            if case.size is None:
+                continue
+            for contender in self.contenders:
+                self.progress(f"{case.label}: profiling {contender.name}")
+                costs = self._costs_of(contender.model, *case.size)
+                steps = contender.runner.profile(case.inputs[0], PROFILE_RUNS) if costs is not None else None
+                if costs is not None and steps:
+                    self._layer_times[case.label, contender.name] = layer_times(costs.layers, steps)
+
     def _results(self, case: Case, measured: Measurement) -> list[Document]:
         found: list[Document] = []
         first = measured.series[self.contenders[0].name].latencies_ms
@@ -288,10 +306,14 @@ class Suite:
             "flops_per_byte": flops / moved,
         }
         if self.settings.layers:
+            times = self._layer_times.get((case.label, contender.name))
+            took = times.layers if times else (None,) * len(costs.layers)
             document["layers"] = [
-                {**asdict(layer), **asdict(layer_limit(layer, peaks, contender.precision, images))}  # type: ignore[arg-type]
-                for layer in costs.layers
+                {**asdict(layer), **asdict(least), "took_ms": ms}
+                for layer, ms in zip(costs.layers, took, strict=True)
+                if (least := layer_limit(layer, peaks, contender.precision, images))
             ]
+            document["profile"] = None if times is None else {"ms": times.total, "between_ms": times.between}
         return document
 
     def _look(self) -> None:

@@ -60,7 +60,7 @@ Examples:
     help="An ONNX model's checkpoint, for --against torch; may be repeated.",
 )  # fmt: skip
 @click.option("--ntire", type=click.Choice(["2025", "2026"]), help="Show the challenge's table with this run in it.")
-@click.option("--layers", is_flag=True, help="Show the limit of every layer.")
+@click.option("--layers", is_flag=True, help="Show every layer's limit, and its time where the engine tells.")
 @click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="Rounds per size and batch.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,

@@ -202,3 +202,17 @@ class TestEveryBackend:
         broken = type(model)(path, model.data[: len(model.data) // 2], model.description)
         with pytest.raises(EspanDeployError):
             entry.open(broken)
+
+
+def test_a_profile_names_the_networks_layers(runner: Runner) -> None:
+    steps = runner.profile(np.full((1, 40, 48, 3), 99, np.uint8), 3)
+    if runner.info.backend not in ("openvino", "onnxruntime"):
+        assert steps is None
+        return
+    assert steps
+    assert all(step.ms >= 0 for step in steps)
+    model = synthetic_model()
+    layers = [(node.name, node.output[0]) for node in model.graph.node if node.op_type == "Conv"]
+    for names in layers:
+        products = [step for step in steps if "conv" in step.kind.lower() and set(step.names) & set(names)]
+        assert len(products) == 1, f"{names} is not one of {steps}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from synthetic import SCALE, synthetic_description, synthetic_model
 
-from espan_deploy.backends.base import EngineInfo, Images, Runner
+from espan_deploy.backends.base import EngineInfo, Images, Runner, Step
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.bench.contenders import Contender, Model
 
@@ -48,7 +48,7 @@ class TimedCall:
 
 
 class TimedRunner(Runner):
-    """A runner on a fake clock. stages: what it tells of every call. before: called first, may raise."""
+    """A runner on a fake clock. stages: of every call; steps: its profile; before: called first, may raise."""
 
     def __init__(
         self,
@@ -58,13 +58,17 @@ class TimedRunner(Runner):
         stages: dict[str, float] | None = None,
         before: Callable[[], None] = lambda: None,
         noise: int = 0,
+        steps: list[Step] | None = None,
     ) -> None:
         self._call = TimedCall("runner", clock, seconds)
-        self._before, self._noise = before, noise
+        self._before, self._noise, self._steps = before, noise, steps
         self.description = synthetic_description(parameters=1000, multiply_adds=2_000_000, network="tiny")
         self.info = EngineInfo("fake", "1.0", "CPU", "fp32", threads=1)
         if stages is not None:
             self.last_stages_ms = stages
+
+    def profile(self, images: Images, runs: int) -> list[Step] | None:
+        return self._steps
 
     def _infer(self, images: Images) -> Images:
         self._before()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from clocks import FakeClock, TimedRunner, contender
 
+from espan_deploy.backends.base import Step
 from espan_deploy.bench import report_table
 from espan_deploy.bench.contenders import AS_TRAINED, Contender
 from espan_deploy.bench.images import Pair, generated_case
@@ -73,6 +74,28 @@ def test_every_latency_reads_as_a_share_of_the_limit() -> None:
     assert slow["limit"]["share"] == pytest.approx(slow["limit"]["ms"] / 80.0)
     assert slow["limit"]["gflops"] == pytest.approx(2 * macs / 0.080 / 1e9)
     assert sum(layer["ms"] for layer in slow["limit"]["layers"]) == pytest.approx(slow["limit"]["ms"])
+
+
+def test_every_layer_is_told_what_it_took() -> None:
+    clock = FakeClock()
+    steps = [
+        Step(("f_nchwc", "f"), "Conv", 3.0),
+        Step(("s",), "Sigmoid", 0.25),
+        Step(("output",), "FusedConv", 4.0),  # with the pixel shuffle that alone reads it
+        Step((), "Reorder", 0.5),
+        Step(("s",), "Sigmoid", 0.125),
+    ]
+    told = contender("Told", TimedRunner(clock, [0.01], steps=steps))
+    silent = contender("Silent", TimedRunner(clock, [0.01]))
+    document = suite(clock, [told, silent], settings={"layers": True}).run()
+    first, second = (result["limit"] for result in document["results"])
+    assert [layer["took_ms"] for layer in first["layers"]] == [3.0, 4.0]
+    assert first["profile"] == {"ms": 7.875, "between_ms": {"Reorder": 0.5, "Sigmoid": 0.375}}
+    assert [layer["took_ms"] for layer in second["layers"]] == [None, None]
+    assert second["profile"] is None
+    text = report_table.render(document, layers=True)
+    assert f"{first['layers'][0]['ms'] / 3.0:.0%}" in text
+    assert "(Reorder)" in text
 
 
 def test_difference_to_fp32_does_not_depend_on_the_order() -> None:

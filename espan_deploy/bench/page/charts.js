@@ -185,18 +185,24 @@ function roofline(width) {
 function layerBars(width) {
   const seen = new Set();
   const withLayers = results().filter(([, r]) => {
-    const c = contender(r.contender), key = c.model + " " + c.precision;
+    const c = contender(r.contender), key = `${c.model} ${c.engine} ${c.precision}`;
     return r.limit && r.limit.layers && !seen.has(key) && seen.add(key);
   });
   return withLayers.slice(0, 16).map(([, r]) => {
-    let from = 0;
-    const tint = colour(r.contender);
-    const rects = r.limit.layers.map((l, i) => {
-      const w = (l.ms / r.limit.ms) * width;
-      from += w;
-      return s("rect", { x: from - w, y: 0, width: Math.max(0.5, w - 1), height: 24, fill: tint, opacity: l.bound === "memory" ? 0.35 : i % 2 ? 0.75 : 1 },
-        s("title", {}, `${l.name} (${l.kernel}): at least ${l.ms.toPrecision(3)} ms, ${l.bound} bound`));
-    });
-    return [h("h3", {}, `${contender(r.contender).model}, ${contender(r.contender).precision}`), s("svg", { height: 24, viewBox: `0 0 ${width} 24` }, rects)];
-  }).concat([h("p", { class: "caption" }, "Each block is a layer, as wide as its share of the limit; pale blocks are bound by memory. Point at one for its figures.")]);
+    const { layers, profile } = r.limit, tint = colour(r.contender), c = contender(r.contender);
+    const whole = Math.max(r.limit.ms, profile ? profile.ms : 0);
+    const bar = (blocks, y) => {
+      let from = 0;
+      return blocks.map(([ms, fill, opacity, text]) => {
+        const w = (ms / whole) * width;
+        from += w;
+        return s("rect", { x: from - w, y, width: Math.max(0.5, w - 1), height: 24, fill, opacity }, s("title", {}, text));
+      });
+    };
+    const least = layers.map((l, i) => [l.ms, tint, l.bound === "memory" ? 0.35 : i % 2 ? 0.75 : 1, `${l.name} (${l.kernel}): at least ${l.ms.toPrecision(3)} ms, ${l.bound} bound`]);
+    const took = !profile ? [] : layers.map((l, i) => [l.took_ms || 0, tint, i % 2 ? 0.75 : 1, `${l.name} (${l.kernel}): took ${(l.took_ms || 0).toPrecision(3)} ms, ${(100 * l.ms / (l.took_ms || l.ms)).toFixed(0)} % of its limit`])
+      .concat(Object.entries(profile.between_ms).map(([kind, ms]) => [ms, "var(--faint)", 0.5, `${kind}, between the layers: ${ms.toPrecision(3)} ms`]));
+    const height = profile ? 52 : 24;
+    return [h("h3", {}, `${c.model}, ${c.engine} ${c.precision}`), s("svg", { height, viewBox: `0 0 ${width} ${height}` }, bar(least, 0), bar(took, 28))];
+  }).concat([h("p", { class: "caption" }, "Each block is a layer. Above, what it takes at least; pale blocks are bound by memory. Below, where the engine tells, what it took in a profiled run, on the same scale; grey is spent between the layers. Point at one for its figures.")]);
 }

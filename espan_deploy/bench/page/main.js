@@ -55,7 +55,7 @@ section("figures", "In figures", "No more digits than the intervals bear out; th
 if (D.quality) section("trade-off", "Quality against latency", `Mean of ${D.quality.images.length} images.`, tradeOff);
 section("parts", "Where the time goes", "The limit is the least time this machine could take: its measured peak, layer after layer.", parts);
 if (D.roofline.length) section("roofline", "Roofline", "Work done per second over work per byte. On a roof, nothing is left to gain without changing the network.", roofline);
-if (D.results.some((r) => r.limit && r.limit.layers)) section("layers", "Layers", "What each layer takes at least.", layerBars);
+if (D.results.some((r) => r.limit && r.limit.layers)) section("layers", "Layers", "What each layer takes at least, and what it took.", layerBars);
 section("time", "Over time", "Every run, in the order it was made.", overTime);
 if (D.quality) section("quality", "Quality", "Against the truth, uint8, the border cut off by the scale. PSNR of RGB and of Y (BT.601); SSIM of Y, 11x11 Gaussian window.", qualityTable);
 if (D.challenge) section("challenge", `NTIRE ${D.challenge.year} efficient super-resolution`, `Score: exp(2 × metric / baseline), weighted ${D.challenge.weights.join(" / ")} for runtime, FLOPs and parameters. Lower is better.`, challengeTable);
