@@ -108,8 +108,8 @@ class Device:
         return self._cuda.Stream()
 
     def event(self) -> Any:
-        """An event for ordering, without a clock."""
-        return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+        """An event for ordering and for the time between two: ``later.time_since(earlier)``, in milliseconds."""
+        return self._cuda.Event()
 
     def copy_in(self, target: Buffer, source: NDArray[np.uint8], stream: Any) -> None:
         """Start a copy from pinned host memory."""

@@ -135,7 +135,11 @@ class LoadedEngine:
 
 
 class TrtRunner(Runner):
-    """One execution context with its streams and buffers."""
+    """One execution context with its streams and buffers.
+
+    last_stages_ms: the last batch's time in copies and in the engine, by the device's clock. Chunks of a batch overlap,
+    so the stages' sum may exceed the whole.
+    """
 
     def __init__(
         self, loaded: LoadedEngine, *, precision: str, save: Callable[[Path, bytes], None] | None = None
@@ -166,6 +170,7 @@ class TrtRunner(Runner):
             self._streams = {name: self.device.stream() for name in ("in", "run", "out")}
             self._slots = [_Slot(self.device) for _ in range(SLOTS)]
         self._graphs: dict[tuple[Any, ...], Any] = {}
+        self.last_stages_ms: dict[str, float] = {}
 
     def _infer(self, images: Images) -> Images:
         limits = self.loaded.limits
@@ -175,11 +180,14 @@ class TrtRunner(Runner):
         results: list[NDArray[Any]] = []
         guards: list[NDArray[Any]] = []
         chunks = _chunks(images.shape[0], limits.batch)
+        self.last_stages_ms = {}
         pending: list[tuple[_Slot, int, int]] = []
 
         def collect() -> None:
             slot, count, real = pending.pop(0)
             slot.copied_out.synchronize()
+            for stage, milliseconds in slot.stages_ms().items():
+                self.last_stages_ms[stage] = self.last_stages_ms.get(stage, 0.0) + milliseconds
             shape = self._output_shape(count, images.shape[1] * scale, images.shape[2] * scale)
             results.append(slot.read(self.loaded.output_name, shape, self.loaded.dtypes)[:real].copy())
             if self.loaded.guard_name:
@@ -213,12 +221,15 @@ class TrtRunner(Runner):
         if slot.reserve(sizes):
             self._forget_graphs(slot)
         slot.write(loaded.input_name, block)
+        slot.began.record(streams["in"])
         self.device.copy_in(slot.buffers[loaded.input_name], slot.host(loaded.input_name, sizes), streams["in"])
         slot.copied_in.record(streams["in"])
         streams["run"].wait_for_event(slot.copied_in)
+        slot.launched.record(streams["run"])
         self._launch(slot, block.shape)
         slot.computed.record(streams["run"])
         streams["out"].wait_for_event(slot.computed)
+        slot.fetching.record(streams["out"])
         for name in sizes:
             if name != loaded.input_name:
                 self.device.copy_out(slot.host(name, sizes), slot.buffers[name], streams["out"])
@@ -338,7 +349,17 @@ class _Slot:
         self._device = device
         self.buffers: dict[str, Any] = {}
         self._hosts: dict[str, NDArray[np.uint8]] = {}
-        self.copied_in, self.computed, self.copied_out = (device.event() for _ in range(3))
+        self.began, self.copied_in = device.event(), device.event()
+        self.launched, self.computed = device.event(), device.event()
+        self.fetching, self.copied_out = device.event(), device.event()
+
+    def stages_ms(self) -> dict[str, float]:
+        """Of the chunk that was copied out."""
+        return {
+            "copy in": self.copied_in.time_since(self.began),
+            "engine": self.computed.time_since(self.launched),
+            "copy out": self.copied_out.time_since(self.fetching),
+        }
 
     def reserve(self, sizes: dict[str, int]) -> bool:
         """Grow to at least these sizes; whether an address changed."""

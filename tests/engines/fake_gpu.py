@@ -18,8 +18,18 @@ from espan_deploy.errors import InferenceError
 
 
 class Event:
+    """time_since counts what ran on the stream in between: a millisecond each."""
+
     def __init__(self) -> None:
         self.recorded: tuple[Stream, int] | None = None
+
+    def time_since(self, earlier: Event) -> float:
+        assert self.recorded is not None
+        assert earlier.recorded is not None
+        (stream, after), (other, before) = self.recorded, earlier.recorded
+        assert stream is other
+        assert stream.done >= after >= before
+        return float(after - before)
 
     def record(self, stream: Stream) -> None:
         self.recorded = (stream, len(stream.queue))

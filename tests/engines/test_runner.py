@@ -113,6 +113,17 @@ def test_copies_and_kernels_go_on_streams_of_their_own() -> None:
     assert SLOTS == 2
 
 
+def test_stages_are_timed_on_their_own_streams_and_summed_over_chunks() -> None:
+    with Card().runner() as runner:
+        runner.infer(images(BEST[0], 8, 8))
+        one = dict(runner.last_stages_ms)
+        runner.infer(images(3 * BEST[0], 8, 8))
+        three = dict(runner.last_stages_ms)
+    assert list(one) == ["copy in", "engine", "copy out"]
+    assert all(ms > 0 for ms in one.values())
+    assert three == {stage: 3 * ms for stage, ms in one.items()}
+
+
 @pytest.mark.parametrize("pixels", ["float32", "float16"])
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_float_engines_take_bytes_and_floats(pixels: str, order: str) -> None:
