@@ -98,6 +98,7 @@ def command(  # noqa: PLR0917 - click passes options by name
     """
     from espan_deploy.deploy import deploy_file, deployment_json, folded_checkpoint
     from espan_deploy.files import write_atomically
+    from espan_deploy.sources import ONNX_SUFFIX
 
     if list_cache or clear_cache:
         cache_command(clear=clear_cache, as_json=as_json)
@@ -111,7 +112,12 @@ def command(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError(f"--network-args is not JSON: {exc}") from exc
     if not isinstance(arguments, dict):
         raise click.UsageError("--network-args takes a JSON object, such as '{\"upscale\": 4}'")
+    of_networks = {"--network": network_class, "--network-args": arguments, "--static": static_size}
+    of_graphs = {"--value-range": value_range, "--no-fold": no_fold, "--fold-report": fold_report}
+    if checkpoint.suffix == ONNX_SUFFIX:
+        _refuse(of_networks, f"{checkpoint.name} is a graph already, and takes no")
     if target.suffix == CHECKPOINT_SUFFIX:
+        _refuse({**of_networks, **of_graphs, "--sites": show_sites}, f"for a {CHECKPOINT_SUFFIX} file there is no")
         write_atomically(target, folded_checkpoint(checkpoint))
         click.echo(
             json.dumps({"schema_version": 1, "output": str(target)})
@@ -141,6 +147,13 @@ def command(  # noqa: PLR0917 - click passes options by name
         click.echo(_summary(deployment, target, engine_lines(made) if made else None))
         if show_sites:
             click.echo("\n" + fold_table(deployment.report))
+
+
+def _refuse(options: dict[str, Any], because: str) -> None:
+    """Raise click's error for the first option that was given and would do nothing."""
+    for name, value in options.items():
+        if value:
+            raise click.UsageError(f"{because} {name}")
 
 
 def _target(checkpoint: Path, output: Path | None, engine: EngineOptions) -> Path:

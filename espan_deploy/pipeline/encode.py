@@ -79,6 +79,11 @@ def check_holds(file_format: Format, height: int, width: int, channels: int, dee
         )
 
 
+def is_streamed(file_format: Format, settings: EncodeSettings) -> bool:
+    """Whether bands are written as they come, whatever their depth; else the whole image is held until the last."""
+    return file_format.name == "tiff" or (file_format.name == "png" and settings.png_compression == "fast")
+
+
 class Sink(ABC):
     """Takes the bands of one image, top to bottom, and writes the file.
 
@@ -109,7 +114,7 @@ def open_sink(
 ) -> Sink:
     """The sink for a format; deep: whether the bands are uint16."""
     height, width = picture.height * scale, picture.width * scale
-    if file_format.name == "png" and (deep or settings.png_compression == "fast"):
+    if file_format.name == "png" and (deep or is_streamed(file_format, settings)):
         level = ZLIB_LEVELS[settings.png_compression]
         return PngSink(file, picture, height, width, scale, deep=deep, level=level)
     if file_format.name == "tiff":

@@ -35,12 +35,17 @@ class TilePolicy:
     max_pixels: int
     max_sides: tuple[int, int] | None = None
 
-    def plan(self, height: int, width: int, description: ModelDescription) -> list[list[Tile]]:
-        """Rows of tiles for an image. Raises InputError where it must be cut but cannot be cut exactly."""
+    def plan(self, height: int, width: int, description: ModelDescription, *, share: float = 1.0) -> list[list[Tile]]:
+        """Rows of tiles for an image. Raises InputError where it must be cut but cannot be cut exactly.
+
+        share: of ``max_pixels``, where something else takes the memory of the rest.
+        """
         if self.tile == "none":
             limits = (height, width)
         elif self.tile == "auto":
-            limits = tile_limits(height, width, self.max_pixels)
+            limits = tile_limits(
+                height, width, max(min(self.max_pixels, MIN_TILE_PIXELS), int(self.max_pixels * share))
+            )
             if self.max_sides is not None:
                 limits = (min(limits[0], self.max_sides[0]), min(limits[1], self.max_sides[1]))
         else:

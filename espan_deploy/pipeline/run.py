@@ -15,7 +15,7 @@ from pathlib import Path
 from espan_deploy.backends.base import Runner
 from espan_deploy.errors import EspanDeployError, InputError
 from espan_deploy.pipeline.decode import decode, read_size
-from espan_deploy.pipeline.encode import EncodeSettings, check_holds
+from espan_deploy.pipeline.encode import EncodeSettings, check_holds, is_streamed
 from espan_deploy.pipeline.infer import Fallback, Lane
 from espan_deploy.pipeline.jobs import Job, display
 from espan_deploy.pipeline.manifest import Manifest, Record, State
@@ -28,6 +28,15 @@ POLL_SECONDS = 0.05
 
 MAX_WAITING_PIXELS = 1 << 22
 """In front of a lane: beyond four megapixels, waiting longer makes no better batches."""
+
+CANVAS_BYTES = 4
+"""Of a pixel of an image that Pillow holds whole, whether it has three channels or four."""
+
+OWN_BYTES = 1 << 28
+"""What the process takes besides activations and images."""
+
+LEAST_SHARE = 0.25
+"""Of the memory for activations that an image gets whose canvas takes more than its own half."""
 
 MAX_FILE_BYTES = 1 << 31
 """A larger image file is no image that this machine could hold."""
@@ -42,7 +51,7 @@ STOPPING_ERRORS = {
 
 @dataclass(frozen=True)
 class RunSettings:
-    """in_flight_bytes: of images between the stages."""
+    """in_flight_bytes: of images between the stages; activations may take as much."""
 
     settings_sha256: str
     encode: EncodeSettings
@@ -169,11 +178,13 @@ class Run:
         report.height, report.width = height, width
         scale = self.description.scale
         check_holds(job.format, height * scale, width * scale, 4, deep=False)
-        rows = self.settings.tiles.plan(height, width, self.description)
+        whole = 0 if is_streamed(job.format, self.settings.encode) else height
+        canvas = whole * width * scale**2 * CANVAS_BYTES
+        room = self.settings.in_flight_bytes
+        share = min(1.0, max(LEAST_SHARE, (2 * room - canvas - OWN_BYTES) / room))
+        rows = self.settings.tiles.plan(height, width, self.description, share=share)
         kept_rows = max(row[0].rows.stop - row[0].rows.start for row in rows)
-        # Pillow's formats are written from the whole image, PNG from the rows that are ready.
-        whole = height if job.format.name != "png" else 0
-        held = self._budget.acquire(width * (height * 4 + (kept_rows + whole) * 4 * scale**2))
+        held = self._budget.acquire(width * (height * 4 + kept_rows * 4 * scale**2) + canvas)
         try:
             picture = decode(data)
             if (picture.height, picture.width) != (height, width):

@@ -64,6 +64,27 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(source, folder / "espan.onnx", result)
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--static", "64x64"], "--static"),
+        (["--network", "a.py:B"], "--network"),
+        (["--network-args", '{"a": 1}'], "args"),
+    ],
+)
+def test_options_of_networks_are_refused_for_a_graph(exported: Exported, options: list[str], name: str) -> None:
+    result = export(exported.model, "-o", exported.model.with_name("again.onnx"), *options)
+    assert result.exit_code == 2
+    assert name in result.stderr
+    assert not exported.model.with_name("again.onnx").exists()
+
+
+def test_options_of_graphs_are_refused_for_a_checkpoint(deploy_form: Path, tmp_path: Path) -> None:
+    result = export(deploy_form, "-o", tmp_path / "folded.safetensors", "--no-fold")
+    assert result.exit_code == 2
+    assert "--no-fold" in result.stderr
+
+
 def infer(model: Path, x: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     return session.run(None, {"input": x})[0]

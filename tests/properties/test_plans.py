@@ -62,6 +62,16 @@ def test_automatic_tiles_fit_the_budget(height: int, width: int, budget: int) ->
             assert tile.shape[0] * tile.shape[1] <= budget
 
 
+def test_a_share_of_the_budget_makes_smaller_tiles() -> None:
+    policy, description = TilePolicy("auto", 1 << 20), synthetic_description(halo=23)
+    whole, half = (
+        max(tile.shape[0] * tile.shape[1] for row in policy.plan(4000, 6000, description, share=share) for tile in row)
+        for share in (1.0, 0.5)
+    )
+    assert half <= 1 << 19 < whole <= 1 << 20
+    assert policy.plan(4000, 6000, description, share=0.0)
+
+
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000))
 def test_automatic_tiles_fit_the_engines_profile(height: int, width: int) -> None:
     description = synthetic_description(halo=23)
