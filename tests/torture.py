@@ -50,7 +50,7 @@ def deep(width: int, height: int, channels: int, file_format: str = "png") -> by
     pixels = pixels[..., 0] if channels == 1 else pixels
     if file_format == "png":
         stream = png.Stream()
-        body = stream.chunks(png.deflated(pixels, 6), last=True)
+        body = b"".join(stream.chunk(png.deflated(pixels, 6), last=True))
         return png.head(width, height, channels, 16) + body + png.tail()
     buffer = io.BytesIO()
     writer = tiff.Writer(buffer, width, height, channels, 16)
@@ -147,7 +147,7 @@ def _interlaced() -> bytes:
     """A PNG of one pixel, marked as interlaced: its only pass is that pixel."""
     header = struct.pack(">IIBBBBB", 1, 1, 8, png.RGB, 0, 0, 1)
     data = zlib.compress(b"\0" + bytes((9, 8, 7)))
-    return png.SIGNATURE + png.chunk(b"IHDR", header) + png.chunk(b"IDAT", data) + png.tail()
+    return png.SIGNATURE + b"".join(png.chunk(b"IHDR", header)) + b"".join(png.chunk(b"IDAT", data)) + png.tail()
 
 
 def _bad(add: Any) -> None:
@@ -161,7 +161,7 @@ def _bad(add: Any) -> None:
         add(f"bad/empty.{suffix}", b"", "empty")
         add(f"bad/text.{suffix}", b"this is a text file\n" * 9, "not an image")
     add("bad/zeros.png", b"\0" * 999, "not an image")
-    add("bad/bomb.png", png.head(50_000, 50_000, 3, 8) + png.chunk(b"IDAT", b"\x78\x01") + png.tail(), "bomb")
+    add("bad/bomb.png", png.head(50_000, 50_000, 3, 8) + b"".join(png.chunk(b"IDAT", b"\x78\x01")) + png.tail(), "bomb")
     add("bad/no-size.png", png.head(0, 0, 3, 8) + png.tail(), "damaged|not an image|empty|no pixels")
     add("bad/no-data.png", png.head(9, 9, 3, 8) + png.tail(), "damaged|truncated|not an image")
     crc = bytearray(encoded(large))

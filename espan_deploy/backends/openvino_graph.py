@@ -6,6 +6,7 @@ CPU kernels like best.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def with_pixels(network: Any, description: ModelDescription, pixels: str) -> Any
     """A network, (N, 3, H, W) in its own range, as one of (N, H, W, 3) RGB at both ends; it is changed and consumed.
 
     pixels: "uint8" is [0, 255], clipped and rounded to nearest, and has a second output, the guard, (N,): non-finite
-    where any pixel is. "float32" is [0, 1], neither clipped nor rounded.
+    where any pixel is. A network that ends in a pixel shuffle gives (N, H, W, 3 * scale**2) then: the block of pixels
+    that each one becomes, row by row. "float32" is [0, 1], neither clipped nor rounded.
     Raises InputShapeError where the network takes bytes by itself, and floats are wanted.
     """
     import openvino
@@ -58,7 +60,7 @@ def with_pixels(network: Any, description: ModelDescription, pixels: str) -> Any
     if not as_bytes:
         tail = _swapped(_scaled(result, 1 / factor), description)
         return openvino.Model([ops.transpose(tail, np.array([0, 2, 3, 1]))], [source])
-    outputs = _shuffled_bytes(result, source, description)
+    outputs = _blocks_of_bytes(result, description)
     if outputs is None:
         tail = _swapped(_scaled(result, 1 / factor), description)
         guard = ops.reduce_mean(tail, np.array([1, 2, 3]))
@@ -81,11 +83,11 @@ def _swapped(node: Any, description: ModelDescription) -> Any:
     return node if description.color_order == "RGB" else ops.gather(node, np.array([2, 1, 0]), np.array(1))
 
 
-def _shuffled_bytes(result: Any, source: Any, description: ModelDescription) -> list[Any] | None:
+def _blocks_of_bytes(result: Any, description: ModelDescription) -> list[Any] | None:
     """The outputs of a network that ends in convolution and pixel shuffle; None of any other.
 
-    Scale, clip and round go into the convolution, and bytes are shuffled, not floats: moving 48 floats per pixel
-    through five operators took a quarter of ESPAN's time in bfloat16, and rounded the result to bfloat16 on the way.
+    Scale, clip and round go into the convolution, and bytes are shuffled, not floats, and by the caller: moving 48
+    floats per pixel through five operators took a quarter of ESPAN's time in bfloat16, and rounded them on the way.
     """
     import openvino
     from openvino import opset13 as ops
@@ -129,9 +131,7 @@ def _shuffled_bytes(result: Any, source: Any, description: ModelDescription) -> 
         shifted = (bias.astype(np.float64).reshape(-1) * to_white)[order].astype(np.float32)
         levels = ops.add(levels, shifted.reshape(1, -1, 1, 1))
     rounded = ops.convert(ops.round(ops.clamp(levels, 0.0, WHITE), "half_to_even"), openvino.Type.u8)
-    rows = ops.reshape(ops.transpose(rounded, np.array([0, 2, 3, 1])), np.array([0, 0, 0, block, 3 * block]), True)
-    shape = ops.multiply(ops.shape_of(source), np.array([1, block, block, 1]))
-    return [ops.reshape(ops.transpose(rows, np.array([0, 1, 3, 2, 4])), shape, False), _guard(features)]
+    return [ops.transpose(rounded, np.array([0, 2, 3, 1])), _guard(features)]
 
 
 def _guard(features: Any) -> Any:
@@ -154,22 +154,27 @@ def _constant(node: Any) -> NDArray[Any] | None:
     return np.asarray(node.data) if node.get_type_name() == "Constant" else None
 
 
-def round_alike(network: Any, compiled: Any) -> None:
-    """Make a network, in place, round to bfloat16 where the same network, compiled for any shape, does.
+def rounded_operations(compiled: Any) -> list[str]:
+    """Names of the operations behind which a compiled network rounds to bfloat16, those of convolutions aside.
 
-    That is at the end of each of its elementwise kernels. Convolutions round at theirs in either, and what goes into
-    one is rounded then at the latest.
+    That is at the end of each of its elementwise kernels. Convolutions round in any network, and what goes into one is
+    rounded then at the latest.
     """
-    import openvino
-    from openvino import opset13 as ops
-
-    rounded = set()
+    rounded = []
     for kernel in compiled.get_runtime_model().get_ordered_ops():
         info = {key: value.astype(str) for key, value in kernel.get_rt_info().items()}
         if info.get("layerType") == "Eltwise" and info.get("outputPrecisions", "").startswith("bf16"):
-            rounded.add(info["originalLayersNames"].split(",")[-1])
+            rounded.append(info["originalLayersNames"].split(",")[-1])
+    return rounded
+
+
+def round_at(network: Any, names: Collection[str]) -> None:
+    """Make a network, in place, round to bfloat16 behind these operations."""
+    import openvino
+    from openvino import opset13 as ops
+
     for op in network.get_ordered_ops():
-        readers = list(op.output(0).get_target_inputs()) if op.get_friendly_name() in rounded else []
+        readers = list(op.output(0).get_target_inputs()) if op.get_friendly_name() in names else []
         if any(reader.get_node().get_type_name() not in ("Convolution", "Result") for reader in readers):
             value = ops.convert(ops.convert(op, openvino.Type.bf16), op.get_element_type())
             for reader in readers:

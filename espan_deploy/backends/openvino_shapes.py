@@ -24,7 +24,7 @@ import numpy as np
 from espan_deploy.backends.base import Images, Step
 from espan_deploy.backends.finite import NonFiniteError, check_finite
 from espan_deploy.backends.model import ModelFile
-from espan_deploy.backends.openvino_graph import bytes_per_pixel, round_alike, with_pixels
+from espan_deploy.backends.openvino_graph import bytes_per_pixel, round_at, rounded_operations, with_pixels
 from espan_deploy.backends.probe import made_up_photograph, remembered
 from espan_deploy.errors import EngineBuildError
 
@@ -39,7 +39,7 @@ PROBE_SIDE = 160
 BIAS_APART = "/WithoutBiases"
 """OpenVINO's name for a convolution of ours whose bias it reads as a sum of its own."""
 
-MEASURE_VERSION = 2
+MEASURE_VERSION = 1
 """Goes up when the networks or the measure change, so that kept figures do not outlive them."""
 
 
@@ -64,8 +64,8 @@ class Network:
 class CompiledModel:
     """The networks of one model. May be used from several threads at once.
 
-    hint: OpenVINO's name of the precision. bytes_per_pixel: of activations. shapes_agree: whether frequent shapes get
-    networks of their own. Raises EngineBuildError where OpenVINO refuses the model.
+    hint: OpenVINO's name of the precision. bytes_per_pixel: of activations.
+    Raises EngineBuildError where OpenVINO refuses the model, at the latest when it is first used.
     """
 
     def __init__(self, model: ModelFile, hint: str, threads: int, streams: int) -> None:
@@ -78,13 +78,16 @@ class CompiledModel:
         self._by_shape: OrderedDict[tuple[str, tuple[int, ...]], Network] = OrderedDict()
         self._seen: Counter[tuple[str, tuple[int, ...]]] = Counter()
         self.bytes_per_pixel = bytes_per_pixel(self._read(), hint)
-        self._any("uint8")
-        self.shapes_agree = bool(
-            remembered(
-                ("shapes agree", model.sha256, "openvino", version("openvino"), hint, str(MEASURE_VERSION)),
-                self._measure_agreement,
-            )
+        self._rounded: list[str] | None = remembered(
+            ("shapes agree", model.sha256, "openvino", version("openvino"), hint, str(MEASURE_VERSION)),
+            (list, type(None)),
+            self._measure_agreement,
         )
+
+    @property
+    def shapes_agree(self) -> bool:
+        """Whether frequent shapes get networks of their own."""
+        return self._rounded is not None
 
     def network(self, pixels: str, shape: tuple[int, ...]) -> Network:
         """For images of this type and (N, H, W, 3)."""
@@ -137,8 +140,7 @@ class CompiledModel:
     def _for_shape(self, pixels: str, shape: tuple[int, ...] | None, *, observed: bool = False) -> Network:
         network = with_pixels(self._read(), self.model.description, pixels)
         if shape is not None:
-            if self.hint == "bf16":
-                round_alike(network, self._any(pixels).compiled)
+            round_at(network, self._rounded or [])
             network.reshape({0: list(shape)})
         return Network(self._compile(network, observed=observed))
 
@@ -165,22 +167,27 @@ class CompiledModel:
     def _refused(self, exc: RuntimeError) -> EngineBuildError:
         return EngineBuildError(f"OpenVINO refuses {self.model.path.name}: {first_line(exc)}")
 
-    def _measure_agreement(self) -> float:
-        """1.0 where a network for one shape makes the same bytes as the one for any shape; 0.0 where it does not."""
+    def _measure_agreement(self) -> list[str] | None:
+        """Where a network for one shape has to round to make the same bytes as the one for any; None if it does not."""
+        any_shape = self._any("uint8")
+        self._rounded = rounded_operations(any_shape.compiled) if self.hint == "bf16" else []
         description = self.model.description
         image = made_up_photograph(max(PROBE_SIDE, description.min_size), description.size_multiple)[None]
         results = []
         try:
-            for network in (self._any("uint8"), self._for_shape("uint8", image.shape)):
+            for network in (any_shape, self._for_shape("uint8", image.shape)):
                 with network.request() as request:
                     results.append(run(request, image, description.scale))
         except (RuntimeError, NonFiniteError, EngineBuildError):
-            return 0.0
-        return float(np.array_equal(results[0], results[1]))
+            return None
+        return self._rounded if np.array_equal(results[0], results[1]) else None
 
 
 def run(request: Any, images: Images, scale: int) -> Images:
-    """Upscale checked images, (N, H, W, 3), with a request. Raises RuntimeError or NonFiniteError."""
+    """Upscale checked images, (N, H, W, 3), with a request. Raises RuntimeError or NonFiniteError.
+
+    The network gives pixels, or for each pixel of the input the block of those it becomes, see :func:`with_pixels`.
+    """
     import openvino
 
     count, height, width, _ = images.shape
@@ -188,8 +195,16 @@ def run(request: Any, images: Images, scale: int) -> Images:
     # Both share the arrays' memory: nothing is copied on the way in or out. It refuses read-only arrays.
     images = images if images.flags.writeable else images.copy()
     request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
-    request.set_output_tensor(0, openvino.Tensor(result, shared_memory=True))
+    in_blocks = request.model_outputs[0].get_partial_shape()[3].get_length() != 3
+    if not in_blocks:
+        request.set_output_tensor(0, openvino.Tensor(result, shared_memory=True))
     request.infer()
+    if in_blocks:
+        # A block's row is one value to numpy and moves at once; byte by byte, in either library, it takes far longer.
+        row = np.dtype((np.void, 3 * scale))
+        blocks = request.get_output_tensor(0).data.reshape(count, height, width, scale, 3 * scale).view(row)[..., 0]
+        rows = result.reshape(count, height, scale, width, 3 * scale).view(row)[..., 0]
+        np.copyto(rows, blocks.transpose(0, 1, 3, 2))
     if len(request.results) > 1:
         check_finite(request.get_output_tensor(1).data)
     return result

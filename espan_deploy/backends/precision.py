@@ -50,6 +50,7 @@ def choose_precision(backend: Backend, model: ModelFile, precision: str, *, thre
         return Verdict(EXACT, f"{backend.name} is fastest in {EXACT} here")
     psnr = remembered(
         ("psnr", model.sha256, backend.name, backend.version, preferred, str(MEASURE_VERSION)),
+        (float,),
         lambda: measure(backend, model, preferred, threads=threads),
     )
     figure = f"{psnr:.1f} dB from {EXACT} on a made-up photograph, {MIN_PSNR_DB:.0f} asked for"

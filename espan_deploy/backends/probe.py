@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,21 +32,21 @@ def made_up_photograph(side: int, multiple: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray((planes.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
 
 
-def remembered(what: Sequence[str], measure: Callable[[], float]) -> float:
-    """A figure from the user's cache, or measured now and kept there.
+def remembered(what: Sequence[str], kinds: tuple[type, ...], measure: Callable[[], Any]) -> Any:
+    """A finding from the user's cache, or measured now and kept there: anything that JSON holds.
 
-    what: everything it depends on, the machine's processor apart.
+    what: everything it depends on, the machine's processor apart. kinds: its types; what else stands there is not used.
     """
     key = "/".join((*what, processor_name()))
     kept = _read_cache()
-    figure = kept.get(key)
-    if not isinstance(figure, float):
-        figure = float(measure())
-        # Without a place to keep it, it is measured again next time.
-        with contextlib.suppress(OSError, InputError):
-            cache_folder().mkdir(parents=True, exist_ok=True)
-            write_atomically(cache_folder() / CACHE_FILE, json.dumps({**_read_cache(), key: figure}).encode())
-    return figure
+    if key in kept and isinstance(kept[key], kinds):
+        return kept[key]
+    finding = measure()
+    # Without a place to keep it, it is measured again next time.
+    with contextlib.suppress(OSError, InputError):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        write_atomically(cache_folder() / CACHE_FILE, json.dumps({**_read_cache(), key: finding}).encode())
+    return finding
 
 
 def _read_cache() -> dict[str, object]:

@@ -159,7 +159,7 @@ class PngSink(Sink):
     def commit(self, prepared: list[png.Piece], *, last: bool) -> None:
         """Write the strips."""
         for index, piece in enumerate(prepared):
-            self.file.write(self.stream.chunks(piece, last=last and index == len(prepared) - 1))
+            self.file.writelines(self.stream.chunk(piece, last=last and index == len(prepared) - 1))
 
     def finish(self) -> None:
         """Write the end chunk."""

@@ -30,9 +30,15 @@ CODE_LENGTH_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 
 END_OF_BLOCK = 256
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """One PNG chunk."""
-    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))
+Buffer = bytes | memoryview
+
+
+def chunk(kind: bytes, *data: Buffer) -> list[Buffer]:
+    """One PNG chunk, its data in parts, as what to write one after the other: nothing is copied."""
+    crc = zlib.crc32(kind)
+    for part in data:
+        crc = zlib.crc32(part, crc)
+    return [struct.pack(">I", sum(map(len, data))), kind, *data, struct.pack(">I", crc)]
 
 
 def head(
@@ -46,20 +52,21 @@ def head(
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
     """Everything in front of the image data. exif: the TIFF structure, without a prefix."""
-    parts = [SIGNATURE, chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, COLOR_TYPES[channels], 0, 0, 0))]
+    parts: list[Buffer] = [SIGNATURE]
+    parts += chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, COLOR_TYPES[channels], 0, 0, 0))
     if icc:
-        parts.append(chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)))
+        parts += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
     if dpi is not None:
         x, y = (round(value / METERS_PER_INCH) for value in dpi)
-        parts.append(chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
+        parts += chunk(b"pHYs", struct.pack(">IIB", x, y, 1))
     if exif:
-        parts.append(chunk(b"eXIf", exif))
+        parts += chunk(b"eXIf", exif)
     return b"".join(parts)
 
 
 def tail() -> bytes:
     """The end of the file."""
-    return chunk(b"IEND", b"")
+    return b"".join(chunk(b"IEND"))
 
 
 class Stream:
@@ -69,20 +76,20 @@ class Stream:
         self._adler = 1
         self._started = False
 
-    def chunks(self, piece: Piece, *, last: bool) -> bytes:
-        """The IDAT chunk of one piece; ``last`` ends the stream."""
+    def chunk(self, piece: Piece, *, last: bool) -> list[Buffer]:
+        """The IDAT chunk of one piece, in parts; ``last`` ends the stream."""
         self._adler = _combine(self._adler, piece.adler, piece.raw_bytes)
-        body = [b"" if self._started else b"\x78\x01", piece.deflate]
+        body = [*([] if self._started else [b"\x78\x01"]), *piece.deflate]
         self._started = True
         if last:
             body += [b"\x01\x00\x00\xff\xff", struct.pack(">I", self._adler)]
-        return chunk(b"IDAT", b"".join(body))
+        return chunk(b"IDAT", *body)
 
 
 class Piece:
-    """A strip's filtered bytes as deflate blocks, none marked last, ending on a byte boundary."""
+    """A strip's filtered bytes as deflate blocks, in parts, none marked last, ending on a byte boundary."""
 
-    def __init__(self, deflate: bytes, adler: int, raw_bytes: int) -> None:
+    def __init__(self, deflate: list[Buffer], adler: int, raw_bytes: int) -> None:
         self.deflate, self.adler, self.raw_bytes = deflate, adler, raw_bytes
 
 
@@ -104,7 +111,7 @@ def deflated(pixels: NDArray[Any], level: int) -> Piece:
     filtered[1:, 0] = UP_FILTER
     np.subtract(raw[1:], raw[:-1], out=filtered[1:, 1:])
     compressor = zlib.compressobj(level, zlib.DEFLATED, -15)
-    body = compressor.compress(filtered.data) + compressor.flush(zlib.Z_FULL_FLUSH)
+    body: list[Buffer] = [compressor.compress(filtered.data), compressor.flush(zlib.Z_FULL_FLUSH)]
     return Piece(body, zlib.adler32(filtered.data), filtered.size)
 
 
@@ -114,17 +121,18 @@ def fast_deflated(pixels: NDArray[Any], encode: Any) -> Piece:
     file = encode(np.ascontiguousarray(pixels), width, height, channels)
     stream = _image_data(file)
     (adler,) = struct.unpack(">I", stream[-4:])
-    return Piece(_open_ended(bytearray(stream[2:-4])), adler, height * (width * channels + 1))
+    return Piece(_open_ended(stream[2:-4]), adler, height * (width * channels + 1))
 
 
-def _image_data(file: bytes) -> bytes:
+def _image_data(file: bytes) -> memoryview:
     position, parts = len(SIGNATURE), []
+    view = memoryview(file)
     while position < len(file):
         length, kind = struct.unpack_from(">I4s", file, position)
         if kind == b"IDAT":
-            parts.append(file[position + 8 : position + 8 + length])
+            parts.append(view[position + 8 : position + 8 + length])
         position += 12 + length
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
 
 def _combine(first: int, second: int, second_bytes: int) -> int:
@@ -136,7 +144,7 @@ def _combine(first: int, second: int, second_bytes: int) -> int:
     return high << 16 | low
 
 
-def _open_ended(deflate: bytearray) -> bytes:
+def _open_ended(deflate: memoryview) -> list[Buffer]:
     """fpng's stream with no block marked last, ending on a byte boundary.
 
     It is either one dynamic block, or stored blocks where the strip does not compress.
@@ -146,8 +154,7 @@ def _open_ended(deflate: bytearray) -> bytes:
         position = 0
         while not deflate[position] & 1:
             position += 5 + struct.unpack_from("<H", deflate, position + 1)[0]
-        deflate[position] &= 0xFE
-        return bytes(deflate)
+        return [deflate[:position], bytes([deflate[position] & 0xFE]), deflate[position + 1 :]]
     if kind != 2 or not deflate[0] & 1:
         raise ValueError("not a stream of fpng's")
     # Its end-of-block code has a known number of zeros behind its last one; what follows in the byte is padding.
@@ -155,10 +162,8 @@ def _open_ended(deflate: bytearray) -> bytes:
     while deflate[last] == 0:
         last -= 1
     end = last * 8 + deflate[last].bit_length() + _zeros_of_end_code(bytes(deflate[:400]))
-    deflate[0] &= 0xFE
     size = (end + 3 + 7) // 8  # the stored block's three header bits, then to the next byte
-    body = bytes(deflate[:size]) + b"\0" * (size - len(deflate))
-    return body + b"\x00\x00\xff\xff"
+    return [bytes([deflate[0] & 0xFE]), deflate[1:size], b"\0" * (size - len(deflate)), b"\x00\x00\xff\xff"]
 
 
 def _zeros_of_end_code(stream: bytes) -> int:

@@ -38,7 +38,9 @@ def deep_png(image: NDArray[np.uint16]) -> bytes:
     height, width = image.shape[:2]
     channels = 1 if image.ndim == 2 else image.shape[2]
     stream = png.Stream()
-    return png.head(width, height, channels, 16) + stream.chunks(png.deflated(image, 6), last=True) + png.tail()
+    return (
+        png.head(width, height, channels, 16) + b"".join(stream.chunk(png.deflated(image, 6), last=True)) + png.tail()
+    )
 
 
 def deep_tiff(image: NDArray[np.uint16]) -> bytes:
@@ -158,7 +160,7 @@ class TestDecoding:
             wide = gradient().astype(np.uint16) * 257
             stream = png.Stream()
             data = png.head(20, 12, 3, 16, exif=exif.tobytes()[6:])
-            data += stream.chunks(png.deflated(wide, 6), last=True) + png.tail()
+            data += b"".join(stream.chunk(png.deflated(wide, 6), last=True)) + png.tail()
         picture = decode(data)
         with Image.open(io.BytesIO(saved(upright, exif=exif))) as image:
             expected = np.asarray(ImageOps.exif_transpose(image))
@@ -185,7 +187,7 @@ class TestDecoding:
             decode(data)
 
     def test_a_bomb_is_refused_by_its_header(self) -> None:
-        data = png.head(60_000, 60_000, 3, 8) + png.chunk(b"IDAT", b"") + png.tail()
+        data = png.head(60_000, 60_000, 3, 8) + b"".join(png.chunk(b"IDAT", b"")) + png.tail()
         with pytest.raises(InputError, match="bomb"):
             decode(data)
 

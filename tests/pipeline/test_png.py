@@ -35,7 +35,7 @@ def assembled(image: NDArray[Any], rows: int, fast: bool, **head: Any) -> bytes:
     for top in range(0, height, rows):
         strip = image[top : top + rows]
         piece = png.fast_deflated(strip, encode) if fast else png.deflated(strip, 1)
-        parts.append(stream.chunks(piece, last=top + rows >= height))
+        parts.append(b"".join(stream.chunk(piece, last=top + rows >= height)))
     return b"".join([*parts, png.tail()])
 
 
@@ -100,7 +100,7 @@ def test_a_stream_that_is_not_fpngs_is_refused() -> None:
     body = zlib.compress(b"\0" * 13, 1)
 
     def encode(*_: Any) -> bytes:
-        return png.SIGNATURE + png.chunk(b"IDAT", body) + png.tail()
+        return png.SIGNATURE + b"".join(png.chunk(b"IDAT", body)) + png.tail()
 
     with pytest.raises(ValueError, match="fpng"):
         png.fast_deflated(np.zeros((1, 4, 3), np.uint8), encode)
