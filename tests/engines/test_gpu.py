@@ -55,13 +55,16 @@ def test_copies_through_pinned_memory_on_two_streams(device: Device) -> None:
     with device.current():
         source, target = device.pinned(1 << 20), device.pinned(1 << 20)
         source[:] = np.random.default_rng(0).integers(0, 256, source.size, np.uint8)
-        buffer, first, second, event = device.allocate(source.nbytes), device.stream(), device.stream(), device.event()
+        buffer, first, second = device.allocate(source.nbytes), device.stream(), device.stream()
+        began, event = device.event(), device.event()
+        began.record(first)
         device.copy_in(buffer, source, first)
         event.record(first)
         second.wait_for_event(event)
         device.copy_out(target, buffer, second)
         second.synchronize()
         assert np.array_equal(source, target)
+        assert event.time_since(began) > 0
         buffer.free()
         buffer.free()
 
