@@ -67,6 +67,10 @@ Pillow keeps the high byte of 16-bit colour only. Read once in either byte order
 """
 
 
+PNG_EXIF_MARKS = (b"eXIf", b"Raw profile type", b"com.adobe.xmp")
+"""What EXIF or XMP in a PNG file begins with: a chunk's type, or a text chunk's keyword."""
+
+
 def decode(data: bytes) -> Picture:
     """The picture in a file's bytes. Raises InputError where there is none, or one that is not handled."""
     with _translated(), _open(data) as image:
@@ -79,7 +83,7 @@ def read_size(data: bytes) -> tuple[int, int, str]:
     with _translated(), _open(data) as image:
         _check(image)
         width, height = image.size
-        if _orientation(image) >= 5:
+        if _orientation(image, data) >= 5:
             width, height = height, width
         return height, width, image.format or ""
 
@@ -118,7 +122,9 @@ def _check(image: Image.Image) -> None:
         )
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format == "PNG" and not any(mark in data for mark in PNG_EXIF_MARKS):
+        return 1  # asked for EXIF that is not there, Pillow would decode all pixels to look behind them
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # a damaged EXIF block must not cost the picture
@@ -130,7 +136,7 @@ def _convert(image: Image.Image, data: bytes) -> Picture:
     notes: list[str] = []
     raw_mode = _raw_mode(image)  # gone once the pixels are read, as looking for EXIF may do
     icc = bytes(image.info.get("icc_profile") or b"")
-    orientation = _orientation(image)
+    orientation = _orientation(image, data)
     exif = reset_orientation(_raw_exif(image))
     dpi = _dpi(image)
     image_format = "JPEG" if image.format == "MPO" else image.format or "PNG"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from espan_deploy.errors import InputError
 from espan_deploy.pipeline import png, tiff
@@ -145,6 +145,19 @@ class TestDecoding:
         planes += [] if picture.alpha is None else [picture.alpha]
         got = np.rint(np.dstack(planes) * 65535).astype(np.uint16)
         assert np.array_equal(got.reshape(image.shape), image)
+
+    def test_a_size_is_read_without_decoding(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = saved(Image.new("RGB", (31, 17)))
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("all pixels were decoded"))
+        assert read_size(data) == (17, 31, "PNG")
+
+    def test_orientation_behind_the_pixels_counts(self) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        data = saved(Image.new("RGB", (31, 17))).removesuffix(png.tail())
+        data += b"".join(png.chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))) + png.tail()
+        assert read_size(data) == (31, 17, "PNG")
+        assert (decode(data).height, decode(data).width) == (31, 17)
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("deep", [False, True])
