@@ -80,6 +80,9 @@ def graph_module(file: ModelFile) -> nn.Module:
     if unknown:
         raise ExportError(f"{file.path.name} has operators that the PyTorch baseline does not know: {unknown}")
 
+    last_use = {name: index for index, node in enumerate(proto.graph.node) for name in node.input}
+    last_use |= dict.fromkeys((value.name for value in proto.graph.output), len(proto.graph.node))
+
     class GraphModule(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -89,9 +92,13 @@ def graph_module(file: ModelFile) -> nn.Module:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             values: dict[str, Any] = {**self.constants, proto.graph.input[0].name: x, "": None}
-            for node in proto.graph.node:
+            for index, node in enumerate(proto.graph.node):
                 inputs = [values[name] for name in node.input]
                 values[node.output[0]] = _OPERATORS[node.op_type](inputs, _attributes(node))
+                # As a module would: held to the end, every activation would have to be allocated anew, which is slow.
+                for name in {name for name in node.input if last_use[name] == index}:
+                    del values[name]
+                del inputs
             result: torch.Tensor = values[proto.graph.output[0].name]
             return result
 
