@@ -40,7 +40,6 @@ def main() -> None:
     for choice in engine_choices(["all"]):
         with choice.backend.open(model, precision=choice.precision) as runner:
             independent: list[float] = []
-
             timer = timeit.Timer("runner.infer(image)", globals={"runner": runner, "image": image})
 
             def timed(pixels: np.ndarray, timer: timeit.Timer = timer, kept: list[float] = independent) -> None:

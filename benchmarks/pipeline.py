@@ -153,12 +153,11 @@ def main() -> None:
         figures: dict[str, float] = {}
         for precision in ("bf16", "fp32"):
             speedups = [item["seconds"]["sequential"] / item["seconds"][precision] for item in rounds]
-            limits = [count / item["seconds"][precision] / min(item["stages"][precision].values()) for item in rounds]
+            alone = [count / min(item["stages"][precision].values()) for item in rounds]
+            limits = [least / item["seconds"][precision] for least, item in zip(alone, rounds, strict=True)]
             running = [
-                count
-                / (item["seconds"][precision] - item["startup"][precision])
-                / min(item["stages"][precision].values())
-                for item in rounds
+                least / (item["seconds"][precision] - item["startup"][precision])
+                for least, item in zip(alone, rounds, strict=True)
             ]
             figures[f"{precision}_startup_seconds"] = statistics.median(item["startup"][precision] for item in rounds)
             figures[f"{precision}_of_slowest_stage_once_started"] = statistics.median(running)

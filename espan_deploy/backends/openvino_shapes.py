@@ -77,7 +77,11 @@ class CompiledModel:
         self._any_shape: dict[str, Network] = {}
         self._by_shape: OrderedDict[tuple[str, tuple[int, ...]], Network] = OrderedDict()
         self._seen: Counter[tuple[str, tuple[int, ...]]] = Counter()
-        self.bytes_per_pixel = bytes_per_pixel(self._read(), hint)
+        try:
+            self._network = self.core.read_model(model.data)
+        except RuntimeError as exc:
+            raise self._refused(exc) from exc
+        self.bytes_per_pixel = bytes_per_pixel(self._network, hint)
         self._rounded: list[str] | None = remembered(
             ("shapes agree", model.sha256, "openvino", version("openvino"), hint, str(MEASURE_VERSION)),
             (list, type(None)),
@@ -100,7 +104,7 @@ class CompiledModel:
                 self._seen[key] += _pixels(shape)
                 if self._seen[key] >= FREQUENT_PIXELS:
                     self._make_room(_pixels(shape))
-                    self._by_shape[key] = self._for_shape(pixels, shape)
+                    self._by_shape[key] = self._make(pixels, shape)
                     return self._by_shape[key]
             return self._any(pixels)
 
@@ -111,14 +115,14 @@ class CompiledModel:
 
     def _any(self, pixels: str) -> Network:
         if pixels not in self._any_shape:
-            self._any_shape[pixels] = Network(self._compile(with_pixels(self._read(), self.model.description, pixels)))
+            self._any_shape[pixels] = self._make(pixels)
         return self._any_shape[pixels]
 
     def profile(self, images: Images, runs: int) -> list[Step]:
         """Median times of the kernels, slower than unobserved, of the network that images of this shape end up with."""
         with self._lock:
             shape = images.shape if self.shapes_agree else None
-            network = self._for_shape("uint8", shape, observed=True)
+            network = self._make("uint8", shape, observed=True)
         names = {
             kernel.get_friendly_name(): kernel.get_rt_info()["originalLayersNames"].astype(str)
             for kernel in network.compiled.get_runtime_model().get_ordered_ops()
@@ -137,20 +141,12 @@ class CompiledModel:
             if any(spent)
         ]
 
-    def _for_shape(self, pixels: str, shape: tuple[int, ...] | None, *, observed: bool = False) -> Network:
-        network = with_pixels(self._read(), self.model.description, pixels)
+    def _make(self, pixels: str, shape: tuple[int, ...] | None = None, *, observed: bool = False) -> Network:
+        """For one shape, or for any. observed: whether it counts its kernels' time."""
+        network = with_pixels(self._network.clone(), self.model.description, pixels)
         if shape is not None:
             round_at(network, self._rounded or [])
             network.reshape({0: list(shape)})
-        return Network(self._compile(network, observed=observed))
-
-    def _read(self) -> Any:
-        try:
-            return self.core.read_model(self.model.data)
-        except RuntimeError as exc:
-            raise self._refused(exc) from exc
-
-    def _compile(self, network: Any, *, observed: bool = False) -> Any:
         settings = {
             "INFERENCE_PRECISION_HINT": self.hint,
             "INFERENCE_NUM_THREADS": self.threads,
@@ -160,7 +156,7 @@ class CompiledModel:
             "PERF_COUNT": observed,
         }
         try:
-            return self.core.compile_model(network, "CPU", settings)
+            return Network(self.core.compile_model(network, "CPU", settings))
         except RuntimeError as exc:
             raise self._refused(exc) from exc
 
@@ -175,7 +171,7 @@ class CompiledModel:
         image = made_up_photograph(max(PROBE_SIDE, description.min_size), description.size_multiple)[None]
         results = []
         try:
-            for network in (any_shape, self._for_shape("uint8", image.shape)):
+            for network in (any_shape, self._make("uint8", image.shape)):
                 with network.request() as request:
                     results.append(run(request, image, description.scale))
         except (RuntimeError, NonFiniteError, EngineBuildError):

@@ -13,7 +13,6 @@ Row = Sequence[str]
 CHALLENGE_ROWS = 12
 """Published rows shown on a terminal; the page and the JSON have all."""
 
-
 SMALL_KIND = 0.01
 """Kinds of kernels that took less of a profile are summed up on a terminal."""
 
