@@ -16,7 +16,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, cast
 
 from espan_deploy.backends.base import Runner
@@ -63,6 +62,8 @@ class Backend:
     @property
     def version(self) -> str:
         """Of the runtime, from its package's metadata; "" where it is not installed."""
+        from importlib.metadata import PackageNotFoundError, version
+
         for package in self.packages:
             with suppress(PackageNotFoundError):
                 return version(package)

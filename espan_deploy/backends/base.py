@@ -60,6 +60,26 @@ class Runner(ABC):
         Raises InputShapeError for another shape, type or a size the model does not take, InferenceError where
         the backend fails (its message says so if memory ran out).
         """
+        return self._whole(self._checked(images))
+
+    def infer_into(self, images: Images, kept: tuple[slice, slice], out: Images) -> None:
+        """Upscale a batch and put a part of the result where it belongs: a tile's without its halo into its image.
+
+        images: as for :meth:`infer`. kept: rows and columns of the images whose results are wanted.
+        out: (N, scale*h, scale*w, 3) of the images' type, h and w being the kept ones; may be a part of something
+        larger, with contiguous rows. Raises as :meth:`infer`; what ``out`` holds is undefined then.
+        """
+        images = self._checked(images)
+        height, width = ((part.stop - part.start) * self.description.scale for part in kept)
+        if (
+            out.shape != (len(images), height, width, 3)
+            or out.dtype != images.dtype
+            or not out[0, 0].flags.c_contiguous
+        ):
+            raise InputShapeError(f"{images.dtype} {images.shape} with {kept} kept does not go into {out.shape}")
+        self._infer_into(images, kept, out)
+
+    def _checked(self, images: Images) -> Images:
         if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
             raise InputShapeError(f"expected images of shape (N, H, W, 3) with no empty side, got {images.shape}")
         if images.dtype not in (np.uint8, np.float32):
@@ -72,7 +92,10 @@ class Runner(ABC):
         least = self.description.min_size
         if min(images.shape[1:3]) < least:
             raise InputShapeError(f"the model takes images of {least}x{least} and larger, got {images.shape[1:3]}")
-        result = self._infer(np.ascontiguousarray(images))
+        return np.ascontiguousarray(images)
+
+    def _whole(self, images: Images) -> Images:
+        result = self._infer(images)
         scale = self.description.scale
         expected = (images.shape[0], images.shape[1] * scale, images.shape[2] * scale, 3)
         if result.shape != expected:
@@ -82,6 +105,12 @@ class Runner(ABC):
     @abstractmethod
     def _infer(self, images: Images) -> Images:
         """Upscale a checked, C-contiguous batch."""
+
+    def _infer_into(self, images: Images, kept: tuple[slice, slice], out: Images) -> None:
+        """The same for a part; a backend that can spares itself the whole result."""
+        scale = self.description.scale
+        rows, columns = (slice(part.start * scale, part.stop * scale) for part in kept)
+        out[...] = self._whole(images)[:, rows, columns]
 
     def profile(self, images: Images, runs: int) -> list[Step] | None:
         """Where the time of a batch goes, kernel by kernel, in the engine's order; None where it does not tell.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
 from espan_deploy.backends.base import EngineInfo, Images, Runner, Step
 from espan_deploy.backends.model import ModelFile
-from espan_deploy.backends.openvino_shapes import CompiledModel, first_line, run
+from espan_deploy.backends.openvino_runtime import openvino_module
+from espan_deploy.backends.openvino_shapes import CompiledModel, first_line, upscale_into, upscaled
 from espan_deploy.errors import InferenceError
 from espan_deploy.machine import usable_cores
 
@@ -25,9 +28,7 @@ def unavailable_reason() -> str | None:
 
 def preferred_precision() -> str:
     """Bfloat16 where the CPU computes in it, else FP32."""
-    import openvino
-
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino_module().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if "BF16" in capabilities else "fp32"
 
 
@@ -45,7 +46,7 @@ class OpenVinoRunner(Runner):
         self.description = compiled.model.description
         self.info = EngineInfo(
             "openvino",
-            version("openvino"),
+            compiled.version,
             str(compiled.core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
             precision,
             threads=compiled.threads,
@@ -61,9 +62,18 @@ class OpenVinoRunner(Runner):
         return self._compiled.profile(images, runs)
 
     def _infer(self, images: Images) -> Images:
+        with self._request(images) as request:
+            return upscaled(request, images, self.description.scale)
+
+    def _infer_into(self, images: Images, kept: tuple[slice, slice], out: Images) -> None:
+        with self._request(images) as request:
+            upscale_into(request, images, kept, out)
+
+    @contextmanager
+    def _request(self, images: Images) -> Iterator[Any]:
         pixels = "uint8" if images.dtype == np.uint8 else "float32"
         try:
             with self._compiled.network(pixels, images.shape).request() as request:
-                return run(request, images, self.description.scale)
+                yield request
         except RuntimeError as exc:
             raise InferenceError(f"OpenVINO failed on {images.shape}: {first_line(exc)}") from exc

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from statistics import median
 from typing import Any
 
@@ -25,6 +24,7 @@ from espan_deploy.backends.base import Images, Step
 from espan_deploy.backends.finite import NonFiniteError, check_finite
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.openvino_graph import bytes_per_pixel, round_at, rounded_operations, with_pixels
+from espan_deploy.backends.openvino_runtime import openvino_module
 from espan_deploy.backends.probe import made_up_photograph, remembered
 from espan_deploy.errors import EngineBuildError
 
@@ -44,15 +44,25 @@ MEASURE_VERSION = 1
 
 
 class Network:
-    """A compiled network and its idle requests."""
+    """A network that is compiled when first needed, and its idle requests."""
 
-    def __init__(self, compiled: Any) -> None:
-        self.compiled = compiled
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._compiled: Any = None
+        self._lock = threading.Lock()
         self._idle: list[Any] = []
+
+    @property
+    def compiled(self) -> Any:
+        """OpenVINO's compiled model. Raises EngineBuildError."""
+        with self._lock:  # its own: other networks are at work meanwhile
+            if self._compiled is None:
+                self._compiled = self._make()
+            return self._compiled
 
     @contextmanager
     def request(self) -> Iterator[Any]:
-        """A request for one thread at a time, given back at the end."""
+        """A request for one thread at a time, given back at the end. Raises EngineBuildError."""
         try:
             request = self._idle.pop()
         except IndexError:
@@ -64,26 +74,26 @@ class Network:
 class CompiledModel:
     """The networks of one model. May be used from several threads at once.
 
-    hint: OpenVINO's name of the precision. bytes_per_pixel: of activations.
+    hint: OpenVINO's name of the precision. bytes_per_pixel: of activations. version: OpenVINO's.
     Raises EngineBuildError where OpenVINO refuses the model, at the latest when it is first used.
     """
 
     def __init__(self, model: ModelFile, hint: str, threads: int, streams: int) -> None:
-        import openvino
-
+        openvino = openvino_module()
         self.model, self.hint, self.threads, self.streams = model, hint, threads, streams
         self.core = openvino.Core()
+        self.version = openvino.get_version().split("-")[0]
         self._lock = threading.Lock()
         self._any_shape: dict[str, Network] = {}
         self._by_shape: OrderedDict[tuple[str, tuple[int, ...]], Network] = OrderedDict()
         self._seen: Counter[tuple[str, tuple[int, ...]]] = Counter()
         try:
-            self._network = self.core.read_model(model.data)
+            self._graph = self.core.read_model(model.data)
         except RuntimeError as exc:
             raise self._refused(exc) from exc
-        self.bytes_per_pixel = bytes_per_pixel(self._network, hint)
+        self.bytes_per_pixel = bytes_per_pixel(self._graph, hint)
         self._rounded: list[str] | None = remembered(
-            ("shapes agree", model.sha256, "openvino", version("openvino"), hint, str(MEASURE_VERSION)),
+            ("shapes agree", model.sha256, "openvino", self.version, hint, str(MEASURE_VERSION)),
             (list, type(None)),
             self._measure_agreement,
         )
@@ -104,7 +114,7 @@ class CompiledModel:
                 self._seen[key] += _pixels(shape)
                 if self._seen[key] >= FREQUENT_PIXELS:
                     self._make_room(_pixels(shape))
-                    self._by_shape[key] = self._make(pixels, shape)
+                    self._by_shape[key] = self._network(pixels, shape)
                     return self._by_shape[key]
             return self._any(pixels)
 
@@ -115,23 +125,21 @@ class CompiledModel:
 
     def _any(self, pixels: str) -> Network:
         if pixels not in self._any_shape:
-            self._any_shape[pixels] = self._make(pixels)
+            self._any_shape[pixels] = self._network(pixels)
         return self._any_shape[pixels]
 
     def profile(self, images: Images, runs: int) -> list[Step]:
         """Median times of the kernels, slower than unobserved, of the network that images of this shape end up with."""
-        with self._lock:
-            shape = images.shape if self.shapes_agree else None
-            network = self._make("uint8", shape, observed=True)
+        network = self._network("uint8", images.shape if self.shapes_agree else None, observed=True)
         names = {
             kernel.get_friendly_name(): kernel.get_rt_info()["originalLayersNames"].astype(str)
             for kernel in network.compiled.get_runtime_model().get_ordered_ops()
         }
         times: dict[tuple[str, str], list[float]] = {}
         with network.request() as request:
-            run(request, images, self.model.description.scale)
+            upscaled(request, images, self.model.description.scale)
             for _ in range(runs):
-                run(request, images, self.model.description.scale)
+                upscaled(request, images, self.model.description.scale)
                 for kernel in request.profiling_info:
                     spent = kernel.real_time.total_seconds() * 1e3
                     times.setdefault((kernel.node_name, kernel.node_type), []).append(spent)
@@ -141,9 +149,12 @@ class CompiledModel:
             if any(spent)
         ]
 
-    def _make(self, pixels: str, shape: tuple[int, ...] | None = None, *, observed: bool = False) -> Network:
+    def _network(self, pixels: str, shape: tuple[int, ...] | None = None, *, observed: bool = False) -> Network:
         """For one shape, or for any. observed: whether it counts its kernels' time."""
-        network = with_pixels(self._network.clone(), self.model.description, pixels)
+        return Network(lambda: self._compile(pixels, shape, observed=observed))
+
+    def _compile(self, pixels: str, shape: tuple[int, ...] | None, *, observed: bool) -> Any:
+        network = with_pixels(self._graph.clone(), self.model.description, pixels)
         if shape is not None:
             round_at(network, self._rounded or [])
             network.reshape({0: list(shape)})
@@ -156,7 +167,7 @@ class CompiledModel:
             "PERF_COUNT": observed,
         }
         try:
-            return Network(self.core.compile_model(network, "CPU", settings))
+            return self.core.compile_model(network, "CPU", settings)
         except RuntimeError as exc:
             raise self._refused(exc) from exc
 
@@ -171,39 +182,54 @@ class CompiledModel:
         image = made_up_photograph(max(PROBE_SIDE, description.min_size), description.size_multiple)[None]
         results = []
         try:
-            for network in (any_shape, self._make("uint8", image.shape)):
+            for network in (any_shape, self._network("uint8", image.shape)):
                 with network.request() as request:
-                    results.append(run(request, image, description.scale))
+                    results.append(upscaled(request, image, description.scale))
         except (RuntimeError, NonFiniteError, EngineBuildError):
             return None
         return self._rounded if np.array_equal(results[0], results[1]) else None
 
 
-def run(request: Any, images: Images, scale: int) -> Images:
-    """Upscale checked images, (N, H, W, 3), with a request. Raises RuntimeError or NonFiniteError.
+def upscaled(request: Any, images: Images, scale: int) -> Images:
+    """The whole result of checked images, (N, H, W, 3). Raises RuntimeError or NonFiniteError."""
+    count, height, width, _ = images.shape
+    result = np.empty((count, height * scale, width * scale, 3), images.dtype)
+    upscale_into(request, images, (slice(0, height), slice(0, width)), result)
+    return result
+
+
+def upscale_into(request: Any, images: Images, kept: tuple[slice, slice], out: Images) -> None:
+    """Upscale checked images, (N, H, W, 3), with a request, the kept part into ``out``: see :meth:`Runner.infer_into`.
 
     The network gives pixels, or for each pixel of the input the block of those it becomes, see :func:`with_pixels`.
+    Raises RuntimeError or NonFiniteError.
     """
     import openvino
 
-    count, height, width, _ = images.shape
-    result = np.empty((count, height * scale, width * scale, 3), images.dtype)
-    # Both share the arrays' memory: nothing is copied on the way in or out. It refuses read-only arrays.
+    # It shares the array's memory, and refuses read-only arrays.
     images = images if images.flags.writeable else images.copy()
     request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
-    in_blocks = request.model_outputs[0].get_partial_shape()[3].get_length() != 3
-    if not in_blocks:
+    count, height, width, _ = images.shape
+    rows, columns = kept
+    kept_height, kept_width = rows.stop - rows.start, columns.stop - columns.start
+    scale = out.shape[1] // kept_height
+    if request.model_outputs[0].get_partial_shape()[3].get_length() == 3:
+        whole = (count, height * scale, width * scale, 3)
+        result = out if out.shape == whole and out.flags.c_contiguous else np.empty(whole, out.dtype)
         request.set_output_tensor(0, openvino.Tensor(result, shared_memory=True))
-    request.infer()
-    if in_blocks:
+        request.infer()
+        if result is not out:
+            y, x = rows.start * scale, columns.start * scale
+            np.copyto(out, result[:, y : y + kept_height * scale, x : x + kept_width * scale])
+    else:
+        request.infer()
         # A block's row is one value to numpy and moves at once; byte by byte, in either library, it takes far longer.
         row = np.dtype((np.void, 3 * scale))
         blocks = request.get_output_tensor(0).data.reshape(count, height, width, scale, 3 * scale).view(row)[..., 0]
-        rows = result.reshape(count, height, scale, width, 3 * scale).view(row)[..., 0]
-        np.copyto(rows, blocks.transpose(0, 1, 3, 2))
+        pixels = out.reshape(count, kept_height, scale, kept_width, 3 * scale).view(row)[..., 0]
+        np.copyto(pixels, blocks[:, rows, columns].transpose(0, 1, 3, 2))
     if len(request.results) > 1:
         check_finite(request.get_output_tensor(1).data)
-    return result
 
 
 def first_line(exc: Exception) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, BinaryIO, Literal
@@ -87,7 +88,8 @@ def is_streamed(file_format: Format, settings: EncodeSettings) -> bool:
 class Sink(ABC):
     """Takes the bands of one image, top to bottom, and writes the file.
 
-    ``prepare`` may run for several bands at once; ``commit`` takes what it made in order; ``finish`` follows the last.
+    ``prepare`` may run for several bands at once; ``commit`` takes the parts it made, one by one and in order;
+    ``finish`` follows the last.
     """
 
     def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int) -> None:
@@ -97,16 +99,20 @@ class Sink(ABC):
         self.dpi = None if picture.dpi is None else (picture.dpi[0] * scale, picture.dpi[1] * scale)
 
     @abstractmethod
-    def prepare(self, pixels: Pixels) -> Any:
-        """Compress one band: (h, width) or (h, width, C), uint8 or uint16."""
+    def prepare(self, pixels: Pixels) -> Iterable[Any]:
+        """Compress one band, (h, width) or (h, width, C), uint8 or uint16, part by part as they are asked for."""
 
     @abstractmethod
-    def commit(self, prepared: Any, *, last: bool) -> None:
-        """Take the next band."""
+    def commit(self, part: Any) -> None:
+        """Take the next part."""
 
     @abstractmethod
     def finish(self) -> None:
         """Write what is left."""
+
+    def sha256(self) -> str | None:
+        """Of the finished file, where it was written front to back and so is known without reading it again."""
+        return None
 
 
 def open_sink(
@@ -132,21 +138,21 @@ class PngSink(Sink):
         self.level = level
         self.fast = fpng_encoder() if level == 1 and not deep and picture.channels >= 3 else None
         self.stream = png.Stream()
-        file.write(
-            png.head(
-                width,
-                height,
-                picture.channels,
-                16 if deep else 8,
-                icc=picture.icc,
-                exif=exif_block.without_prefix(self.exif),
-                dpi=self.dpi,
-            )
+        self.digest = hashlib.sha256()
+        head = png.head(
+            width,
+            height,
+            picture.channels,
+            16 if deep else 8,
+            icc=picture.icc,
+            exif=exif_block.without_prefix(self.exif),
+            dpi=self.dpi,
         )
+        self._write([head])
 
-    def prepare(self, pixels: Pixels) -> list[png.Piece]:
+    def prepare(self, pixels: Pixels) -> Iterator[png.Piece]:
         """The band's strips, compressed."""
-        return [self._piece(strip) for strip in png.strips(pixels)]
+        return map(self._piece, png.strips(pixels))
 
     def _piece(self, strip: Pixels) -> png.Piece:
         if self.fast is not None:
@@ -156,14 +162,22 @@ class PngSink(Sink):
                 pass  # a stream that cannot be spliced: zlib's always can
         return png.deflated(strip, self.level)
 
-    def commit(self, prepared: list[png.Piece], *, last: bool) -> None:
-        """Write the strips."""
-        for index, piece in enumerate(prepared):
-            self.file.writelines(self.stream.chunk(piece, last=last and index == len(prepared) - 1))
+    def commit(self, part: png.Piece) -> None:
+        """Write a strip."""
+        self._write(self.stream.chunk(part))
 
     def finish(self) -> None:
-        """Write the end chunk."""
-        self.file.write(png.tail())
+        """Write the ends of the compressed stream and of the file."""
+        self._write([*self.stream.end(), png.tail()])
+
+    def sha256(self) -> str:
+        """Of the finished file."""
+        return self.digest.hexdigest()
+
+    def _write(self, parts: list[png.Buffer]) -> None:
+        for part in parts:
+            self.digest.update(part)
+        self.file.writelines(parts)
 
 
 class TiffSink(Sink):
@@ -173,16 +187,18 @@ class TiffSink(Sink):
         super().__init__(file, picture, height, width, scale)
         self.writer = tiff.Writer(file, width, height, picture.channels, 16 if deep else 8)
         self.rest: Pixels | None = None
+        self.taken = 0
 
-    def prepare(self, pixels: Pixels) -> Pixels:
+    def prepare(self, pixels: Pixels) -> list[Pixels]:
         """The rows as they are: strips are equally high, and bands are not."""
-        return pixels
+        return [pixels]
 
-    def commit(self, prepared: Pixels, *, last: bool) -> None:
+    def commit(self, part: Pixels) -> None:
         """Cut strips from what is left of the bands before and this one, and write them."""
-        rows = max(1, TIFF_STRIP_BYTES // prepared[0].nbytes)
-        waiting = prepared if self.rest is None else np.concatenate([self.rest, prepared])
-        whole = len(waiting) if last else len(waiting) - len(waiting) % rows
+        rows = max(1, TIFF_STRIP_BYTES // part[0].nbytes)
+        waiting = part if self.rest is None else np.concatenate([self.rest, part])
+        self.taken += len(part)
+        whole = len(waiting) - (len(waiting) % rows if self.taken < self.height else 0)
         for top in range(0, whole, rows):
             self.writer.write(tiff.compressed(waiting[top : min(top + rows, whole)]))
         self.rest = waiting[whole:].copy()
@@ -213,21 +229,20 @@ class PillowSink(Sink):
         if picture.alpha is not None and not file_format.alpha:
             picture.notes.append(f"{file_format.name} holds no transparency: shown on white")
 
-    def prepare(self, pixels: Pixels) -> Pixels:
-        """The band as it is: Pillow takes a third more memory for it, so it is handed over in slices."""
-        return pixels
+    def prepare(self, pixels: Pixels) -> Iterable[Pixels]:
+        """The band in slices, for Pillow takes a third more memory for it; an image that is whole as it is."""
+        return [pixels] if len(pixels) == self.height else png.strips(pixels)
 
-    def commit(self, prepared: Pixels, *, last: bool) -> None:
-        """Paste the band."""
-        if last and self.canvas is None:
-            self.canvas = self._image(prepared)
+    def commit(self, part: Pixels) -> None:
+        """Paste the rows."""
+        image = self._image(part)
+        if image.height == self.height:
+            self.canvas = image
             return
-        for piece in png.strips(prepared):
-            image = self._image(piece)
-            if self.canvas is None:
-                self.canvas = Image.new(image.mode, (self.width, self.height))
-            self.canvas.paste(image, (0, self.top))
-            self.top += image.height
+        if self.canvas is None:
+            self.canvas = Image.new(image.mode, (self.width, self.height))
+        self.canvas.paste(image, (0, self.top))
+        self.top += image.height
 
     def _image(self, pixels: Pixels) -> Image.Image:
         band = Image.fromarray(pixels)

@@ -53,15 +53,22 @@ class Lane:
         self.runner, self.fallback = runner, fallback
         self.description: ModelDescription = runner.description
 
-    def upscale(self, images: list[Pixels]) -> tuple[list[Pixels], list[bool]]:
+    def upscale(
+        self, images: list[Pixels], kept: tuple[slice, slice], target: Pixels | None
+    ) -> tuple[list[Pixels | None], list[bool]]:
         """Images of one shape, each (H, W, 3), and which were redone in FP32. The results are the caller's.
 
-        Raises InferenceError for a single image only: the caller retries a failed batch one by one.
+        target: where the kept rows and columns of a single image's result may be put at once; if they were, the
+        result is None. Raises InferenceError for a single image only: the caller retries a failed batch one by one.
         """
         batch = images[0][None] if len(images) == 1 else np.stack(images)
         batch, padded = self._padded(batch)
         redone = [False] * len(images)
+        results: list[Pixels | None]
         try:
+            if target is not None and not padded:
+                self.runner.infer_into(batch, kept, target[None])
+                return [None], redone
             results = list(self.runner.infer(batch))
         except NonFiniteError:
             results = []
@@ -74,7 +81,7 @@ class Lane:
             results = [self._halved(image, exc) for image in batch]
         if padded:
             height, width = images[0].shape[0] * self.description.scale, images[0].shape[1] * self.description.scale
-            results = [result[:height, :width] for result in results]
+            results = [None if result is None else result[:height, :width] for result in results]
         return results, redone
 
     def _padded(self, batch: Pixels) -> tuple[Pixels, bool]:

@@ -220,7 +220,8 @@ class Run:
     def _infer(self, lane: Lane, batch: list[Region]) -> None:
         start = time.perf_counter()
         try:
-            results, redone = lane.upscale([region.array() for region in batch])
+            target = batch[0].work.room_for(batch[0]) if len(batch) == 1 else None
+            results, redone = lane.upscale([region.array() for region in batch], batch[0].kept, target)
         except (EspanDeployError, MemoryError) as exc:
             if len(batch) == 1:
                 self._abandon(batch[0].work, exc)
@@ -232,7 +233,7 @@ class Run:
         for index, region in enumerate(batch):
             region.work.redone_fp32 += redone[index]
             complete = region.work.place(region, results[index], seconds)
-            results[index] = None  # type: ignore[call-overload]  # the band has it; a batch must not keep them all
+            results[index] = None  # the band has it; a batch must not keep them all
             if complete:
                 self._bands.put((region.work, region.band))
 

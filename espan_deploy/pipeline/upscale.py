@@ -30,7 +30,7 @@ from espan_deploy.pipeline.plan import (
 from espan_deploy.pipeline.report import FileReport, Report
 from espan_deploy.pipeline.run import Run, RunSettings, read_file
 
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Goes up when the same input, model and settings give other bytes than before."""
 
 DEFAULT_MEMORY = 2 << 30

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,13 +22,20 @@ from espan_deploy.pipeline.picture import Picture, Pixels, to_file_pixels, upsca
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.tiles import Tile
 
+SYNC_BYTES = 32 << 20
+"""Of a file that is written band by band, after which they are put on disk."""
+
 
 @dataclass
 class Band:
-    """Full-width rows of the result, filled by tiles."""
+    """Full-width rows of the result, filled by tiles.
 
-    pixels: Pixels | None
+    canvas: the memory that pixels are a part of, where tiles share it.
+    """
+
     missing: int
+    pixels: Pixels | None = None
+    canvas: Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,20 @@ class Region:
         part = self.work.picture.color[rows.low : rows.high, columns.low : columns.high]
         return np.ascontiguousarray(part) if part.ndim == 3 else part[..., None].repeat(3, axis=2)
 
+    @property
+    def kept(self) -> tuple[slice, slice]:
+        """Rows and columns of the array that are no halo."""
+        rows, columns = self.tile.rows, self.tile.columns
+        return (
+            slice(rows.start - rows.low, rows.stop - rows.low),
+            slice(columns.start - columns.low, columns.stop - columns.low),
+        )
+
 
 class Work:
     """A decoded image, until its file has its name or it failed.
 
-    Its methods may be called from any thread; ``place`` and ``encode`` do their heavy work outside of the lock.
+    Its methods may be called from any thread.
     """
 
     def __init__(
@@ -76,10 +92,14 @@ class Work:
         self.infer_seconds = self.encode_seconds = 0.0
         self.redone_fp32 = 0
         self.failed = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for moments: inference threads wait for it
         self._bands: dict[int, Band] = {}
-        self._prepared: dict[int, Any] = {}
+        self._begun = 0
+        self._spare: list[Pixels] = []
+        self._writing = threading.Lock()  # held while writing; taken before the other one
+        self._prepared: dict[int, tuple[Iterable[Any], Pixels | None]] = {}
         self._next = 0
+        self._synced = 0
         self._file: BinaryIO | None = None
         self._part: Path | None = None
         self._sink: Sink | None = None
@@ -98,41 +118,57 @@ class Work:
         report.notes = list(self.picture.notes)
         report.stage_ms |= {"infer": self.infer_seconds * 1e3, "encode": self.encode_seconds * 1e3}
 
-    def place(self, region: Region, result: Pixels, seconds: float) -> bool:
-        """Put a region's result, (scale*h, scale*w, 3), in its band; whether the band is complete.
+    def room_for(self, region: Region) -> Pixels | None:
+        """Where a tile's kept result belongs, (h, w, 3) of its band; None where it is the whole band by itself."""
+        row, columns = self.rows[region.band], region.tile.columns
+        if len(row) == 1:
+            return None
+        with self._lock:
+            band = self._band(region.band)
+            if band.canvas is None:
+                tallest = max(tiles[0].rows.stop - tiles[0].rows.start for tiles in self.rows)
+                shape = (tallest * self.scale, self.picture.width * self.scale, 3)
+                band.canvas = self._spare.pop() if self._spare else np.empty(shape, self.picture.color.dtype)
+                band.pixels = band.canvas[: (row[0].rows.stop - row[0].rows.start) * self.scale]
+        assert band.pixels is not None
+        return band.pixels[:, columns.start * self.scale : columns.stop * self.scale]
 
-        result may be kept.
+    def _band(self, index: int) -> Band:
+        if index not in self._bands:
+            self._bands[index] = Band(len(self.rows[index]))
+            self._begun += 1
+        return self._bands[index]
+
+    def place(self, region: Region, result: Pixels | None, seconds: float) -> bool:
+        """Take a region's result, (scale*h, scale*w, 3) halo included; whether its band is complete.
+
+        result: may be kept; None where it is in its target already.
         """
-        tile, scale = region.tile, self.scale
-        top = (tile.rows.start - tile.rows.low) * scale
-        left = (tile.columns.start - tile.columns.low) * scale
-        height = (tile.rows.stop - tile.rows.start) * scale
-        width = (tile.columns.stop - tile.columns.start) * scale
-        kept = result[top : top + height, left : left + width]
-        row = self.rows[region.band]
+        if result is not None:
+            rows, columns = (slice(part.start * self.scale, part.stop * self.scale) for part in region.kept)
+            result = result[rows, columns]
+            target = self.room_for(region)
+            if target is not None:
+                target[...] = result
         with self._lock:
             self.infer_seconds += seconds
-            band = self._bands.setdefault(region.band, Band(None, len(row)))
-            if band.pixels is None:
-                full = self.picture.width * scale
-                band.pixels = kept if len(row) == 1 else np.empty((height, full, 3), result.dtype)
-        if len(row) > 1:
-            start = tile.columns.start * scale
-            band.pixels[:, start : start + width] = kept
-        with self._lock:
+            band = self._band(region.band)
+            if band.canvas is None:
+                band.pixels = result
             band.missing -= 1
             return band.missing == 0
 
     def encode(self, index: int) -> bool:
         """Encode a complete band, and write those whose turn it is; whether the file's contents are complete."""
         start = time.perf_counter()
-        with self._lock:
-            band = self._bands.pop(index)
+        with self._writing:
             if self._sink is None:
                 self._open()
             sink = self._sink
+        with self._lock:
+            band = self._bands.pop(index)
         assert sink is not None
-        color, alpha = band.pixels, self.picture.alpha
+        color, alpha, canvas = band.pixels, self.picture.alpha, band.canvas
         del band
         assert color is not None
         if alpha is not None:
@@ -143,19 +179,45 @@ class Work:
             alpha = None if alpha is None else _to_bytes(alpha)
         pixels = to_file_pixels(color, alpha, self.picture)
         del color, alpha
-        prepared = sink.prepare(pixels)
+        parts = sink.prepare(pixels)
         del pixels
-        with self._lock:
-            self._prepared[index] = prepared
+        if index != self._next:
+            parts = list(parts)  # compressed now, while others are being written
+        with self._writing:
+            self._prepared[index] = (parts, canvas)
+            del parts, canvas
             while self._next in self._prepared:
-                last = self._next == len(self.rows) - 1
-                sink.commit(self._prepared.pop(self._next), last=last)
+                parts, canvas = self._prepared.pop(self._next)
+                for part in parts:
+                    sink.commit(part)
                 self._next += 1
+                del parts
+                if canvas is not None:
+                    self._recycle(canvas)
+                del canvas
             complete = self._next == len(self.rows)
             if complete:
                 sink.finish()
+            else:
+                self._sync_now_and_then()
             self.encode_seconds += time.perf_counter() - start
             return complete
+
+    def _recycle(self, canvas: Pixels) -> None:
+        """Memory for a band to come: new memory costs as much time as filling it does."""
+        with self._lock:
+            if self._begun < len(self.rows):
+                self._spare.append(canvas)
+            else:
+                self._spare.clear()
+
+    def _sync_now_and_then(self) -> None:
+        """Let the disk write while the rest is computed, rather than at the end."""
+        assert self._file is not None
+        if self._file.tell() - self._synced >= SYNC_BYTES:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._synced = self._file.tell()
 
     def _open(self) -> None:
         self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +234,8 @@ class Work:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        digest, size = sha256_of(self._part), self._part.stat().st_size
+        assert self._sink is not None
+        digest, size = self._sink.sha256() or sha256_of(self._part), self._part.stat().st_size
         # mkstemp makes files for their owner only; a result is as readable as any other new file.
         self._part.chmod(0o666 & ~_umask())
         self.encode_seconds += time.perf_counter() - start
@@ -186,9 +249,10 @@ class Work:
 
     def discard(self) -> None:
         """Remove what was written so far. Calling it twice does no harm."""
-        with self._lock:
+        with self._writing, self._lock:
             self.failed = True
             self._bands.clear()
+            self._spare.clear()
             self._prepared.clear()
             if self._file is not None:
                 with contextlib.suppress(OSError):

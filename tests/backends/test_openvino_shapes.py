@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,3 +99,35 @@ def test_the_measure_is_taken_once(model: ModelFile, monkeypatch: pytest.MonkeyP
     CompiledModel(model, "f32", 1, 1)
     monkeypatch.setattr(CompiledModel, "_measure_agreement", lambda self: pytest.fail("measured again"))
     assert CompiledModel(model, "f32", 1, 1).shapes_agree
+
+
+def test_networks_compile_at_once(model: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = CompiledModel(model, HINTS["fp32"], 2, 2)
+    both, real = threading.Barrier(2, timeout=60), CompiledModel._compile
+
+    def compile_together(self: CompiledModel, *arguments: Any, **options: Any) -> Any:
+        both.wait()  # breaks if one compiles only after the other
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(CompiledModel, "_compile", compile_together)
+    networks = [compiled.network("uint8", (1, FREQUENT_PIXELS // 256, 256 + index, 3)) for index in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        shapes = list(pool.map(lambda network: network.compiled.inputs[0].get_shape()[2], networks))
+    assert shapes == [256, 257]
+
+
+def test_the_converter_is_imported_when_called() -> None:
+    script = """
+import sys
+from espan_deploy.backends.openvino import preferred_precision
+preferred_precision()
+assert "openvino.tools.ovc" not in sys.modules
+import openvino
+try:
+    openvino.convert_model(b"no model")
+except Exception as exc:
+    assert "openvino.tools.ovc" in sys.modules, exc
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)

@@ -111,6 +111,34 @@ def test_the_result_is_the_callers(runner: Runner) -> None:
     assert np.array_equal(second, kept)
 
 
+@pytest.mark.parametrize("pixels", [np.uint8, np.float32])
+def test_a_part_of_the_result_goes_where_it_belongs(runner: Runner, pixels: type) -> None:
+    scale = runner.description.scale
+    images = np.random.default_rng(10).integers(0, 256, (2, 12, 9, 3), dtype=np.uint8)
+    if pixels is np.float32:
+        images = images.astype(np.float32) / np.float32(255)
+    whole = runner.infer(images)
+    canvas = np.full((2, 20 * scale, 30 * scale, 3), 7, pixels)
+    left = 11 * scale
+    out = canvas[:, 2 * scale : 10 * scale, left : left + 5 * scale]
+    runner.infer_into(images, (slice(3, 11), slice(4, 9)), out)
+    assert np.array_equal(out, whole[:, 3 * scale : 11 * scale, 4 * scale :])
+    out[...] = 7
+    assert (canvas == 7).all()  # nothing was written beside it
+    all_of_it = np.empty_like(whole)
+    runner.infer_into(images, (slice(0, 12), slice(0, 9)), all_of_it)
+    assert np.array_equal(all_of_it, whole)
+
+
+def test_a_place_that_does_not_fit_is_refused(runner: Runner) -> None:
+    images, scale = np.zeros((1, 8, 8, 3), np.uint8), runner.description.scale
+    canvas = np.zeros((1, 8 * scale, 8 * scale, 6), np.uint8)
+    kept = (slice(0, 8), slice(2, 8))
+    for out in (canvas[..., :3], canvas[:, :, : 6 * scale, ::2], canvas[:, :, : 6 * scale, :3].astype(np.float32)):
+        with pytest.raises(InputShapeError, match="does not go into"):
+            runner.infer_into(images, kept, out)
+
+
 def test_a_batch_equals_its_images(runner: Runner) -> None:
     images = np.random.default_rng(6).integers(0, 256, (4, 11, 7, 3), dtype=np.uint8)
     alone = np.concatenate([runner.infer(image[None]) for image in images])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import Any
 
@@ -39,7 +40,9 @@ def deep_png(image: NDArray[np.uint16]) -> bytes:
     channels = 1 if image.ndim == 2 else image.shape[2]
     stream = png.Stream()
     return (
-        png.head(width, height, channels, 16) + b"".join(stream.chunk(png.deflated(image, 6), last=True)) + png.tail()
+        png.head(width, height, channels, 16)
+        + b"".join([*stream.chunk(png.deflated(image, 6)), *stream.end()])
+        + png.tail()
     )
 
 
@@ -69,9 +72,11 @@ def written(picture: Picture, format_name: str, **settings: Any) -> bytes:
     pixels = to_file_pixels(large(color), large(picture.alpha), picture)
     cut = SCALE * (picture.height // 2)
     bands = [band for band in (pixels[:cut], pixels[cut:]) if len(band)]
-    for index, band in enumerate(bands):
-        sink.commit(sink.prepare(band), last=index == len(bands) - 1)
+    for band in bands:
+        for part in sink.prepare(band):
+            sink.commit(part)
     sink.finish()
+    assert sink.sha256() in (None, hashlib.sha256(buffer.getvalue()).hexdigest())
     return buffer.getvalue()
 
 
@@ -173,7 +178,7 @@ class TestDecoding:
             wide = gradient().astype(np.uint16) * 257
             stream = png.Stream()
             data = png.head(20, 12, 3, 16, exif=exif.tobytes()[6:])
-            data += b"".join(stream.chunk(png.deflated(wide, 6), last=True)) + png.tail()
+            data += b"".join([*stream.chunk(png.deflated(wide, 6)), *stream.end()]) + png.tail()
         picture = decode(data)
         with Image.open(io.BytesIO(saved(upright, exif=exif))) as image:
             expected = np.asarray(ImageOps.exif_transpose(image))

@@ -35,8 +35,8 @@ def assembled(image: NDArray[Any], rows: int, fast: bool, **head: Any) -> bytes:
     for top in range(0, height, rows):
         strip = image[top : top + rows]
         piece = png.fast_deflated(strip, encode) if fast else png.deflated(strip, 1)
-        parts.append(b"".join(stream.chunk(piece, last=top + rows >= height)))
-    return b"".join([*parts, png.tail()])
+        parts.append(b"".join(stream.chunk(piece)))
+    return b"".join([*parts, *stream.end(), png.tail()])
 
 
 def chunks(file: bytes) -> dict[bytes, bytes]:

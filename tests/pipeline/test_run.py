@@ -410,4 +410,6 @@ def test_a_lane_retries_only_what_memory_failed(setup: Setup) -> None:
         raise InferenceError("unsupported")
 
     with pytest.raises(InferenceError, match="unsupported"):
-        Lane(NumpyRunner(fail), Fallback(None)).upscale([np.zeros((4, 4, 3), np.uint8)])
+        Lane(NumpyRunner(fail), Fallback(None)).upscale(
+            [np.zeros((4, 4, 3), np.uint8)], (slice(0, 4), slice(0, 4)), None
+        )
