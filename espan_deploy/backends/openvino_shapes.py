@@ -1,7 +1,9 @@
 """A model compiled by OpenVINO for any shape, and once more for each shape that keeps coming.
 
 Where it knows the shape, OpenVINO fuses what it otherwise computes one after the other: ESPAN takes a tenth less time
-in FP32 and a sixth less in bfloat16, SPAN a third. Compiling takes as long as it saves on some FREQUENT_PIXELS.
+in FP32 and a sixth less in bfloat16, SPAN a third. Compiling, and memory of its own, take as long as that saves on some
+FREQUENT_PIXELS. Most folders hold one or two shapes, so the first two are compiled at once; where ever new ones come,
+these share the network for any shape.
 
 An image's result must not depend on what came before it. In bfloat16 fused steps would round less often, so a network
 for one shape is made to round where the one for any shape does. Whether the two then agree byte for byte is measured
@@ -28,11 +30,15 @@ from espan_deploy.backends.openvino_runtime import openvino_module
 from espan_deploy.backends.probe import made_up_photograph, remembered
 from espan_deploy.errors import EngineBuildError
 
-FREQUENT_PIXELS = 1 << 17
+FREQUENT_PIXELS = 3 << 18
 """Low-resolution pixels of one shape after which it gets a network of its own."""
 
-HELD_PIXELS = 1 << 20
-"""Of all shapes that have one: each network keeps its activations' memory. One shape is kept whatever its size."""
+FIRST_SHAPES = 2
+"""Get one at once."""
+
+HELD_PIXELS = 1 << 19
+"""Of all shapes that have one: each network keeps its activations' memory. One that is larger gets its own at once and
+is held alone: tiles come in numbers, and the network for any shape, which keeps memory too, stays small."""
 
 PROBE_SIDE = 160
 
@@ -110,18 +116,23 @@ class CompiledModel:
             if key in self._by_shape:
                 self._by_shape.move_to_end(key)
                 return self._by_shape[key]
-            if self.shapes_agree:
-                self._seen[key] += _pixels(shape)
-                if self._seen[key] >= FREQUENT_PIXELS:
-                    self._make_room(_pixels(shape))
-                    self._by_shape[key] = self._network(pixels, shape)
-                    return self._by_shape[key]
+            first = key not in self._seen and len(self._seen) < FIRST_SHAPES
+            self._seen[key] += _pixels(shape)
+            frequent = self._seen[key] >= FREQUENT_PIXELS
+            if self.shapes_agree and (first or frequent or _pixels(shape) > HELD_PIXELS):
+                self._make_room(_pixels(shape))
+                self._by_shape[key] = self._network(pixels, shape)
+                return self._by_shape[key]
             return self._any(pixels)
 
     def _make_room(self, pixels: int) -> None:
-        """Drop the networks not used for longest. What is at work in them ends first."""
+        """Drop the networks not used for longest; to come back, a shape has to be seen as often again.
+
+        What is at work in them ends first.
+        """
         while self._by_shape and pixels + sum(_pixels(shape) for _, shape in self._by_shape) > HELD_PIXELS:
-            self._by_shape.popitem(last=False)
+            dropped, _ = self._by_shape.popitem(last=False)
+            self._seen[dropped] = 0
 
     def _any(self, pixels: str) -> Network:
         if pixels not in self._any_shape:

@@ -248,6 +248,8 @@ class Run:
             try:
                 if work.encode(band):
                     self._publish(work)
+                elif work.failed:
+                    work.discard()  # what this band opened after that
             except (EspanDeployError, OSError, MemoryError, ValueError) as exc:
                 self._abandon(work, exc)
             del work

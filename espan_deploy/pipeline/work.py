@@ -161,13 +161,11 @@ class Work:
     def encode(self, index: int) -> bool:
         """Encode a complete band, and write those whose turn it is; whether the file's contents are complete."""
         start = time.perf_counter()
-        with self._writing:
-            if self._sink is None:
-                self._open()
-            sink = self._sink
         with self._lock:
-            band = self._bands.pop(index)
-        assert sink is not None
+            band = self._bands.pop(index, None)
+        if band is None:
+            return False  # discarded meanwhile
+        sink = self._sink or self._open()
         color, alpha, canvas = band.pixels, self.picture.alpha, band.canvas
         del band
         assert color is not None
@@ -219,12 +217,17 @@ class Work:
             os.fsync(self._file.fileno())
             self._synced = self._file.tell()
 
-    def _open(self) -> None:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(PART_SUFFIX, f"{HIDDEN_PREFIX}-", self.target.parent)
-        self._part = Path(name)
-        self._file = cast(BinaryIO, os.fdopen(descriptor, "w+b"))
-        self._sink = open_sink(self._file, self.job.format, self.settings, self.picture, self.scale, deep=self.deep)
+    def _open(self) -> Sink:
+        with self._writing:
+            if self._sink is None:
+                self.target.parent.mkdir(parents=True, exist_ok=True)
+                descriptor, name = tempfile.mkstemp(PART_SUFFIX, f"{HIDDEN_PREFIX}-", self.target.parent)
+                self._part = Path(name)
+                self._file = cast(BinaryIO, os.fdopen(descriptor, "w+b"))
+                self._sink = open_sink(
+                    self._file, self.job.format, self.settings, self.picture, self.scale, deep=self.deep
+                )
+            return self._sink
 
     def sync(self) -> tuple[str, int]:
         """Put the complete contents on disk, still under their temporary name: their SHA-256 and size."""
