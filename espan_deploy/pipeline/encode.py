@@ -1,4 +1,4 @@
-"""Upscaled bands into files: PNG strip by strip, other formats through Pillow once all bands are there."""
+"""Upscaled bands into files: PNG, JPEG and TIFF strip by strip, the others through Pillow once all bands are there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from espan_deploy.errors import InputError
 from espan_deploy.pipeline import exif as exif_block
-from espan_deploy.pipeline import png, tiff
+from espan_deploy.pipeline import jpeg, png, tiff
 from espan_deploy.pipeline.picture import Picture, Pixels
 
 PngCompression = Literal["fast", "small"]
@@ -39,7 +39,7 @@ FORMATS = {
     entry.name: entry
     for entry in (
         Format("png", ".png", png.MAX_SIDE, deep=True),
-        Format("jpeg", ".jpg", 65_535, alpha=False, default_quality=95),
+        Format("jpeg", ".jpg", jpeg.MAX_SIDE, alpha=False, default_quality=95),
         Format("webp", ".webp", 16_383, default_quality=95),
         Format("avif", ".avif", 65_535, default_quality=85),
         Format("tiff", ".tif", 2**31 - 1, deep=True),
@@ -49,9 +49,6 @@ FORMATS = {
 
 MAX_TIFF_BYTES = 2**32 - 2**20
 """Classic TIFF counts bytes in 32 bits."""
-
-MAX_JPEG_EXIF = 65_533
-"""What fits one JPEG segment."""
 
 TIFF_STRIP_BYTES = 1 << 20
 
@@ -82,6 +79,8 @@ def check_holds(file_format: Format, height: int, width: int, channels: int, dee
 
 def is_streamed(file_format: Format, settings: EncodeSettings) -> bool:
     """Whether bands are written as they come, whatever their depth; else the whole image is held until the last."""
+    if file_format.name == "jpeg":
+        return jpeg.can_be_spliced()
     return file_format.name == "tiff" or (file_format.name == "png" and settings.png_compression == "fast")
 
 
@@ -110,6 +109,20 @@ class Sink(ABC):
     def finish(self) -> None:
         """Write what is left."""
 
+    def jpeg_head(self) -> dict[str, Any]:
+        """Pillow's arguments for what a JPEG file holds besides its pixels."""
+        head: dict[str, Any] = {}
+        if self.picture.icc:
+            head["icc_profile"] = self.picture.icc
+        if self.dpi is not None:
+            head["dpi"] = self.dpi
+        exif = exif_block.with_prefix(self.exif)
+        if len(exif) > jpeg.MAX_EXIF:
+            self.picture.notes.append("EXIF is too large for JPEG and was left out")
+        elif self.exif:
+            head["exif"] = exif
+        return head
+
     def sha256(self) -> str | None:
         """Of the finished file, where it was written front to back and so is known without reading it again."""
         return None
@@ -120,15 +133,59 @@ def open_sink(
 ) -> Sink:
     """The sink for a format; deep: whether the bands are uint16."""
     height, width = picture.height * scale, picture.width * scale
+    if picture.alpha is not None and not file_format.alpha:
+        picture.notes.append(f"{file_format.name} holds no transparency: shown on white")
     if file_format.name == "png" and (deep or is_streamed(file_format, settings)):
         level = ZLIB_LEVELS[settings.png_compression]
         return PngSink(file, picture, height, width, scale, deep=deep, level=level)
+    if file_format.name == "jpeg" and is_streamed(file_format, settings):
+        return JpegSink(file, picture, height, width, scale, quality=settings.quality or file_format.default_quality)
     if file_format.name == "tiff":
         return TiffSink(file, picture, height, width, scale, deep=deep)
     return PillowSink(file, picture, height, width, scale, file_format=file_format, settings=settings)
 
 
-class PngSink(Sink):
+class StreamSink(Sink):
+    """A file written front to back."""
+
+    def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int) -> None:
+        super().__init__(file, picture, height, width, scale)
+        self.digest = hashlib.sha256()
+
+    def sha256(self) -> str:
+        """Of what was written."""
+        return self.digest.hexdigest()
+
+    def _write(self, *parts: bytes | memoryview) -> None:
+        for part in parts:
+            self.digest.update(part)
+        self.file.writelines(parts)
+
+
+class Strips:
+    """Cuts bands into strips of so many rows; the last of the image may be lower."""
+
+    def __init__(self, rows: int, height: int) -> None:
+        self.rows, self.missing = rows, height
+        self.rest: Pixels | None = None
+
+    def cut(self, band: Pixels) -> Iterator[Pixels]:
+        """The strips that the rows so far fill."""
+        self.missing -= len(band)
+        if self.rest is not None and len(self.rest):
+            gap = self.rows - len(self.rest)
+            strip, band = np.concatenate([self.rest, band[:gap]]), band[gap:]
+            if len(strip) < self.rows and self.missing:
+                self.rest = strip
+                return
+            yield strip
+        end = len(band) - (len(band) % self.rows if self.missing else 0)
+        for top in range(0, end, self.rows):
+            yield band[top : min(top + self.rows, end)]
+        self.rest = band[end:].copy()  # the band's memory is used again
+
+
+class PngSink(StreamSink):
     """PNG as a stream of strips."""
 
     def __init__(
@@ -138,17 +195,17 @@ class PngSink(Sink):
         self.level = level
         self.fast = fpng_encoder() if level == 1 and not deep and picture.channels >= 3 else None
         self.stream = png.Stream()
-        self.digest = hashlib.sha256()
-        head = png.head(
-            width,
-            height,
-            picture.channels,
-            16 if deep else 8,
-            icc=picture.icc,
-            exif=exif_block.without_prefix(self.exif),
-            dpi=self.dpi,
+        self._write(
+            png.head(
+                width,
+                height,
+                picture.channels,
+                16 if deep else 8,
+                icc=picture.icc,
+                exif=exif_block.without_prefix(self.exif),
+                dpi=self.dpi,
+            )
         )
-        self._write([head])
 
     def prepare(self, pixels: Pixels) -> Iterator[png.Piece]:
         """The band's strips, compressed."""
@@ -164,20 +221,38 @@ class PngSink(Sink):
 
     def commit(self, part: png.Piece) -> None:
         """Write a strip."""
-        self._write(self.stream.chunk(part))
+        self._write(*self.stream.chunk(part))
 
     def finish(self) -> None:
         """Write the ends of the compressed stream and of the file."""
-        self._write([*self.stream.end(), png.tail()])
+        self._write(*self.stream.end(), png.tail())
 
-    def sha256(self) -> str:
-        """Of the finished file."""
-        return self.digest.hexdigest()
 
-    def _write(self, parts: list[png.Buffer]) -> None:
-        for part in parts:
-            self.digest.update(part)
-        self.file.writelines(parts)
+class JpegSink(StreamSink):
+    """Baseline JPEG as a stream of strips."""
+
+    def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int, *, quality: int) -> None:
+        super().__init__(file, picture, height, width, scale)
+        self.quality = quality
+        self.strips = Strips(jpeg.strip_rows(width * picture.channels), height)
+        self.started = False
+
+    def prepare(self, pixels: Pixels) -> list[Pixels]:
+        """The rows as they are: strips are equally high, and bands are not."""
+        return [pixels]
+
+    def commit(self, part: Pixels) -> None:
+        """Compress and write the strips that are full."""
+        for strip in self.strips.cut(part):
+            image = Image.fromarray(strip)
+            image = image if self.picture.alpha is None else _on_white(image)
+            head, scan = jpeg.compressed(image, self.quality, **({} if self.started else self.jpeg_head()))
+            self._write(jpeg.BETWEEN_STRIPS if self.started else jpeg.with_height(head, self.height), scan)
+            self.started = True
+
+    def finish(self) -> None:
+        """Write the end marker."""
+        self._write(jpeg.END)
 
 
 class TiffSink(Sink):
@@ -186,22 +261,17 @@ class TiffSink(Sink):
     def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int, *, deep: bool) -> None:
         super().__init__(file, picture, height, width, scale)
         self.writer = tiff.Writer(file, width, height, picture.channels, 16 if deep else 8)
-        self.rest: Pixels | None = None
-        self.taken = 0
+        row_bytes = width * picture.channels * (2 if deep else 1)
+        self.strips = Strips(max(1, TIFF_STRIP_BYTES // row_bytes), height)
 
     def prepare(self, pixels: Pixels) -> list[Pixels]:
         """The rows as they are: strips are equally high, and bands are not."""
         return [pixels]
 
     def commit(self, part: Pixels) -> None:
-        """Cut strips from what is left of the bands before and this one, and write them."""
-        rows = max(1, TIFF_STRIP_BYTES // part[0].nbytes)
-        waiting = part if self.rest is None else np.concatenate([self.rest, part])
-        self.taken += len(part)
-        whole = len(waiting) - (len(waiting) % rows if self.taken < self.height else 0)
-        for top in range(0, whole, rows):
-            self.writer.write(tiff.compressed(waiting[top : min(top + rows, whole)]))
-        self.rest = waiting[whole:].copy()
+        """Compress and write the strips that are full."""
+        for strip in self.strips.cut(part):
+            self.writer.write(tiff.compressed(strip))
 
     def finish(self) -> None:
         """Write the directory."""
@@ -226,8 +296,6 @@ class PillowSink(Sink):
         self.format, self.settings = file_format, settings
         self.canvas: Image.Image | None = None
         self.top = 0
-        if picture.alpha is not None and not file_format.alpha:
-            picture.notes.append(f"{file_format.name} holds no transparency: shown on white")
 
     def prepare(self, pixels: Pixels) -> Iterable[Pixels]:
         """The band in slices, for Pillow takes a third more memory for it; an image that is whole as it is."""
@@ -260,6 +328,8 @@ class PillowSink(Sink):
 
     def _arguments(self) -> dict[str, Any]:
         quality = self.settings.quality or self.format.default_quality
+        if self.format.name == "jpeg":
+            return {"quality": quality, "subsampling": 0} | self.jpeg_head()
         arguments: dict[str, Any] = {}
         if self.format.name == "bmp":
             return {"dpi": self.dpi} if self.dpi else {}
@@ -267,18 +337,12 @@ class PillowSink(Sink):
             arguments["icc_profile"] = self.picture.icc
         if self.exif:
             arguments["exif"] = exif_block.with_prefix(self.exif)
-        if self.dpi is not None and self.format.name in ("png", "jpeg"):
-            arguments["dpi"] = self.dpi
-        if self.format.name == "jpeg":
-            # 4:4:4: the eye would forgive halved chroma, the next editing step does not.
-            arguments |= {"quality": quality, "subsampling": 0}
-            if len(arguments.get("exif", b"")) > MAX_JPEG_EXIF:
-                del arguments["exif"]
-                self.picture.notes.append("EXIF is too large for JPEG and was left out")
-        elif self.format.name in ("webp", "avif"):
-            arguments["quality"] = quality
-        elif self.format.name == "png":
+        if self.format.name == "png":
             arguments["compress_level"] = ZLIB_LEVELS[self.settings.png_compression]
+            if self.dpi is not None:
+                arguments["dpi"] = self.dpi
+        else:
+            arguments["quality"] = quality
         return arguments
 
 

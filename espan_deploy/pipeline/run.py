@@ -92,7 +92,7 @@ class Run:
         # Two batches for every lane: one at work, one that fills.
         ahead = 2 * len(runners)
         self._regions: Channel[Region] = Channel(ahead, ahead * min(settings.batch.pixels, MAX_WAITING_PIXELS), _pixels)
-        self._bands: Channel[tuple[Work, int]] = Channel(settings.encoders + 1)
+        self._bands: Channel[tuple[Work, int]] = Channel(1, settings.in_flight_bytes // 8, _band_bytes)
         self._budget = Budget(settings.in_flight_bytes)
         self._held: dict[int, int] = {}
         self._crash: BaseException | None = None
@@ -299,6 +299,11 @@ class Run:
 def _pixels(region: Region) -> int:
     height, width = region.tile.shape
     return height * width
+
+
+def _band_bytes(item: tuple[Work, int]) -> int:
+    work, band = item
+    return work.band_bytes(band)
 
 
 def read_file(path: Path) -> bytes:

@@ -43,12 +43,16 @@ class Strip:
     rows: int
 
 
-def compressed(pixels: Pixels, level: int = 6) -> Strip:
+ZLIB_LEVEL = 2
+"""Less than half the time of zlib's own 6, for an eighth more bytes."""
+
+
+def compressed(pixels: Pixels) -> Strip:
     """(h, w) or (h, w, C) rows of uint8 or uint16 as one strip."""
     samples = pixels if pixels.ndim == 3 else pixels[..., None]
     differences = samples.astype(samples.dtype.newbyteorder("<"))
     differences[:, 1:] = samples[:, 1:] - samples[:, :-1]
-    return Strip(zlib.compress(differences.tobytes(), level), len(pixels))
+    return Strip(zlib.compress(differences.tobytes(), ZLIB_LEVEL), len(pixels))
 
 
 class Writer:

@@ -126,12 +126,15 @@ class Work:
         with self._lock:
             band = self._band(region.band)
             if band.canvas is None:
-                tallest = max(tiles[0].rows.stop - tiles[0].rows.start for tiles in self.rows)
-                shape = (tallest * self.scale, self.picture.width * self.scale, 3)
+                shape = (max(map(_height, self.rows)) * self.scale, self.picture.width * self.scale, 3)
                 band.canvas = self._spare.pop() if self._spare else np.empty(shape, self.picture.color.dtype)
-                band.pixels = band.canvas[: (row[0].rows.stop - row[0].rows.start) * self.scale]
+                band.pixels = band.canvas[: _height(row) * self.scale]
         assert band.pixels is not None
         return band.pixels[:, columns.start * self.scale : columns.stop * self.scale]
+
+    def band_bytes(self, index: int) -> int:
+        """What a band's pixels take."""
+        return _height(self.rows[index]) * self.picture.width * self.scale**2 * 3 * self.picture.color.itemsize
 
     def _band(self, index: int) -> Band:
         if index not in self._bands:
@@ -264,6 +267,11 @@ class Work:
                 with contextlib.suppress(OSError):
                     self._part.unlink()
                 self._part = None
+
+
+def _height(row: list[Tile]) -> int:
+    """Rows of the image that a row of tiles keeps."""
+    return row[0].rows.stop - row[0].rows.start
 
 
 def _to_bytes(values: Pixels) -> Pixels:
