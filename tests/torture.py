@@ -50,7 +50,7 @@ def deep(width: int, height: int, channels: int, file_format: str = "png") -> by
     pixels = pixels[..., 0] if channels == 1 else pixels
     if file_format == "png":
         stream = png.Stream()
-        body = b"".join(stream.chunk(png.deflated(pixels, 6), last=True))
+        body = b"".join([*stream.chunk(png.deflated(pixels, 6)), *stream.end()])
         return png.head(width, height, channels, 16) + body + png.tail()
     buffer = io.BytesIO()
     writer = tiff.Writer(buffer, width, height, channels, 16)
