@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -60,22 +62,26 @@ class Contenders:
         Image.new("RGB", (8, 8)).save(self.tiny / "tiny.png")
         self.stage("prepare")
 
-    def output(self) -> Path:
-        """A folder not used before."""
-        return self.scratch / f"output-{time.monotonic_ns()}"
-
     def sequential(self) -> float:
         """Read, PyTorch, save, one image after another."""
-        return timed("benchmarks/sequential.py", self.photos, self.output(), self.checkpoint)
+        with self.output() as output:
+            return timed("benchmarks/sequential.py", self.photos, output, self.checkpoint)
 
     def pipeline(self, precision: str, photos: Path | None = None) -> float:
         """Our own command."""
         choices = ("--engine", "openvino", "--precision", precision, "--format", "png")
-        return timed("cli.py", "upscale", photos or self.photos, self.output(), *self.engine, *choices)
+        with self.output() as output:
+            return timed("cli.py", "upscale", photos or self.photos, output, *self.engine, *choices)
 
     def stage(self, name: str, precision: str = "fp32") -> float:
         """One stage alone."""
         return timed("benchmarks/stage.py", name, self.photos, self.prepared, *self.engine, "--precision", precision)
+
+    @contextmanager
+    def output(self) -> Iterator[Path]:
+        """A folder to write to. It is gone before the next contender starts, so that all find as much free memory."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            yield Path(folder, "output")
 
     def one_round(self, precisions: list[str]) -> dict[str, float]:
         """Every contender's seconds."""

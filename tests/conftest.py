@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine must not fail a test of what is right.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 

@@ -91,7 +91,7 @@ def networks(draw: st.DrawFn) -> ir.Model:
     return drawn.model()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(networks(), st.integers(0, 3))
 def test_nothing_beyond_the_halo_changes(model: ir.Model, offset: int) -> None:
     seen = reach(model)

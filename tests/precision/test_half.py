@@ -138,7 +138,7 @@ def test_an_unknown_layer_is_named_with_the_nearest() -> None:
     assert "'w1'" in caught.value.hint
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sets(st.integers(0, 8)))
 def test_any_set_of_nodes_may_be_kept(kept: set[int]) -> None:
     model = synthetic_model(skip=True)

@@ -21,7 +21,7 @@ EXACT = 1e-12
 
 SIZES = ((1, 1), (1, 6), (7, 1), (5, 8))
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = settings(max_examples=40)
 
 
 class Drawn:
