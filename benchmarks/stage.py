@@ -13,40 +13,32 @@ import argparse
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+if TYPE_CHECKING:
+    from espan_deploy.backends.base import Runner
 
-def in_threads(count: int, items: list[Path], work: Callable[[int, Path], object]) -> None:
-    """Do all items, over so many threads."""
-    pending = iter(items)
-    lock = threading.Lock()
 
-    def loop(thread: int) -> None:
-        while True:
-            with lock:
-                item = next(pending, None)
-            if item is None:
-                return
-            work(thread, item)
-
-    threads = [threading.Thread(target=loop, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def in_threads(count: int, folder: Path, work: Callable[[Path], object]) -> None:
+    """Do all of a folder's files, over so many threads. Raises what the work raises."""
+    with ThreadPoolExecutor(count) as pool:
+        for _ in pool.map(work, sorted(folder.iterdir())):
+            pass
 
 
 def decode(photos: Path, threads: int) -> None:
     """Read and decode."""
     from espan_deploy.pipeline.decode import decode as decode_image
 
-    in_threads(threads, sorted(photos.iterdir()), lambda _, path: decode_image(path.read_bytes()))
+    in_threads(threads, photos, lambda path: bool(decode_image(path.read_bytes())))  # no picture is kept
 
 
 def infer(inputs: Path, outputs: Path | None, model: Path, precision: str, threads: int) -> None:
@@ -58,12 +50,18 @@ def infer(inputs: Path, outputs: Path | None, model: Path, precision: str, threa
         read_model(model), precision=precision, threads=threads, lanes=threads
     )
 
-    def work(thread: int, path: Path) -> None:
-        result = runners[thread].infer(np.load(path)[None])[0]
+    idle: SimpleQueue[Runner] = SimpleQueue()
+    for runner in runners:
+        idle.put(runner)
+
+    def work(path: Path) -> None:
+        runner = idle.get()
+        result = runner.infer(np.load(path)[None])[0]
+        idle.put(runner)
         if outputs is not None:
             np.save(outputs / path.name, result)
 
-    in_threads(threads, sorted(inputs.iterdir()), work)
+    in_threads(threads, inputs, work)
 
 
 def encode(outputs: Path, threads: int) -> None:
@@ -71,7 +69,7 @@ def encode(outputs: Path, threads: int) -> None:
     from espan_deploy.pipeline.encode import FORMATS, EncodeSettings, open_sink
     from espan_deploy.pipeline.picture import Picture
 
-    def work(_thread: int, path: Path) -> None:
+    def work(path: Path) -> None:
         pixels = np.load(path)
         picture = Picture(pixels[::4, ::4], None, 8, "JPEG")
         with tempfile.TemporaryFile(dir=outputs.parent) as file:
@@ -82,7 +80,7 @@ def encode(outputs: Path, threads: int) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    in_threads(threads, sorted(outputs.iterdir()), work)
+    in_threads(threads, outputs, work)
 
 
 def prepare(photos: Path, prepared: Path, model: Path, threads: int) -> None:

@@ -108,8 +108,7 @@ class Runner(ABC):
 
     def _infer_into(self, images: Images, kept: tuple[slice, slice], out: Images) -> None:
         """The same for a part; a backend that can spares itself the whole result."""
-        scale = self.description.scale
-        rows, columns = (slice(part.start * scale, part.stop * scale) for part in kept)
+        rows, columns = scaled(kept, self.description.scale)
         out[...] = self._whole(images)[:, rows, columns]
 
     def profile(self, images: Images, runs: int) -> list[Step] | None:
@@ -130,3 +129,9 @@ class Runner(ABC):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def scaled(kept: tuple[slice, slice], scale: int) -> tuple[slice, slice]:
+    """Rows and columns of the result that those of the image become."""
+    rows, columns = (slice(part.start * scale, part.stop * scale) for part in kept)
+    return rows, columns

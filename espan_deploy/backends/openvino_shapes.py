@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from espan_deploy.backends.base import Images, Step
+from espan_deploy.backends.base import Images, Step, scaled
 from espan_deploy.backends.finite import NonFiniteError, check_finite
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.openvino_graph import bytes_per_pixel, round_at, rounded_operations, with_pixels
@@ -230,8 +230,8 @@ def upscale_into(request: Any, images: Images, kept: tuple[slice, slice], out: I
         request.set_output_tensor(0, openvino.Tensor(result, shared_memory=True))
         request.infer()
         if result is not out:
-            y, x = rows.start * scale, columns.start * scale
-            np.copyto(out, result[:, y : y + kept_height * scale, x : x + kept_width * scale])
+            y, x = scaled(kept, scale)
+            np.copyto(out, result[:, y, x])
     else:
         request.infer()
         # A block's row is one value to numpy and moves at once; byte by byte, in either library, it takes far longer.

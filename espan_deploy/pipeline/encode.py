@@ -97,9 +97,12 @@ class Sink(ABC):
         self.exif = exif_block.resized(picture.exif, width, height, scale)
         self.dpi = None if picture.dpi is None else (picture.dpi[0] * scale, picture.dpi[1] * scale)
 
-    @abstractmethod
     def prepare(self, pixels: Pixels) -> Iterable[Any]:
-        """Compress one band, (h, width) or (h, width, C), uint8 or uint16, part by part as they are asked for."""
+        """One band, (h, width) or (h, width, C), uint8 or uint16, in parts that are made as they are asked for.
+
+        The band as it is, unless a format can do better.
+        """
+        return [pixels]
 
     @abstractmethod
     def commit(self, part: Any) -> None:
@@ -109,15 +112,17 @@ class Sink(ABC):
     def finish(self) -> None:
         """Write what is left."""
 
-    def jpeg_head(self) -> dict[str, Any]:
-        """Pillow's arguments for what a JPEG file holds besides its pixels."""
+    def pillow_head(self, format_name: str) -> dict[str, Any]:
+        """Pillow's arguments for what a file of this format holds besides its pixels."""
         head: dict[str, Any] = {}
+        if self.dpi is not None and format_name in ("png", "jpeg", "bmp"):
+            head["dpi"] = self.dpi
+        if format_name == "bmp":
+            return head
         if self.picture.icc:
             head["icc_profile"] = self.picture.icc
-        if self.dpi is not None:
-            head["dpi"] = self.dpi
         exif = exif_block.with_prefix(self.exif)
-        if len(exif) > jpeg.MAX_EXIF:
+        if format_name == "jpeg" and len(exif) > jpeg.MAX_EXIF:
             self.picture.notes.append("EXIF is too large for JPEG and was left out")
         elif self.exif:
             head["exif"] = exif
@@ -163,7 +168,7 @@ class StreamSink(Sink):
 
 
 class Strips:
-    """Cuts bands into strips of so many rows; the last of the image may be lower."""
+    """Cuts bands, however high, into strips of so many rows; the last of the image may be lower."""
 
     def __init__(self, rows: int, height: int) -> None:
         self.rows, self.missing = rows, height
@@ -237,16 +242,12 @@ class JpegSink(StreamSink):
         self.strips = Strips(jpeg.strip_rows(width * picture.channels), height)
         self.started = False
 
-    def prepare(self, pixels: Pixels) -> list[Pixels]:
-        """The rows as they are: strips are equally high, and bands are not."""
-        return [pixels]
-
     def commit(self, part: Pixels) -> None:
         """Compress and write the strips that are full."""
         for strip in self.strips.cut(part):
             image = Image.fromarray(strip)
             image = image if self.picture.alpha is None else _on_white(image)
-            head, scan = jpeg.compressed(image, self.quality, **({} if self.started else self.jpeg_head()))
+            head, scan = jpeg.compressed(image, self.quality, **({} if self.started else self.pillow_head("jpeg")))
             self._write(jpeg.BETWEEN_STRIPS if self.started else jpeg.with_height(head, self.height), scan)
             self.started = True
 
@@ -263,10 +264,6 @@ class TiffSink(Sink):
         self.writer = tiff.Writer(file, width, height, picture.channels, 16 if deep else 8)
         row_bytes = width * picture.channels * (2 if deep else 1)
         self.strips = Strips(max(1, TIFF_STRIP_BYTES // row_bytes), height)
-
-    def prepare(self, pixels: Pixels) -> list[Pixels]:
-        """The rows as they are: strips are equally high, and bands are not."""
-        return [pixels]
 
     def commit(self, part: Pixels) -> None:
         """Compress and write the strips that are full."""
@@ -327,22 +324,13 @@ class PillowSink(Sink):
         self.canvas = None
 
     def _arguments(self) -> dict[str, Any]:
-        quality = self.settings.quality or self.format.default_quality
+        arguments = self.pillow_head(self.format.name)
+        if self.format.default_quality:
+            arguments["quality"] = self.settings.quality or self.format.default_quality
         if self.format.name == "jpeg":
-            return {"quality": quality, "subsampling": 0} | self.jpeg_head()
-        arguments: dict[str, Any] = {}
-        if self.format.name == "bmp":
-            return {"dpi": self.dpi} if self.dpi else {}
-        if self.picture.icc:
-            arguments["icc_profile"] = self.picture.icc
-        if self.exif:
-            arguments["exif"] = exif_block.with_prefix(self.exif)
-        if self.format.name == "png":
+            arguments["subsampling"] = jpeg.FULL_CHROMA
+        elif self.format.name == "png":
             arguments["compress_level"] = ZLIB_LEVELS[self.settings.png_compression]
-            if self.dpi is not None:
-                arguments["dpi"] = self.dpi
-        else:
-            arguments["quality"] = quality
         return arguments
 
 

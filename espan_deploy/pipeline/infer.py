@@ -64,7 +64,6 @@ class Lane:
         batch = images[0][None] if len(images) == 1 else np.stack(images)
         batch, padded = self._padded(batch)
         redone = [False] * len(images)
-        results: list[Pixels | None]
         try:
             if target is not None and not padded:
                 self.runner.infer_into(batch, kept, target[None])
@@ -81,8 +80,8 @@ class Lane:
             results = [self._halved(image, exc) for image in batch]
         if padded:
             height, width = images[0].shape[0] * self.description.scale, images[0].shape[1] * self.description.scale
-            results = [None if result is None else result[:height, :width] for result in results]
-        return results, redone
+            results = [result[:height, :width] for result in results]
+        return list(results), redone
 
     def _padded(self, batch: Pixels) -> tuple[Pixels, bool]:
         """The batch at a size the network takes, its last rows and columns repeated."""

@@ -19,6 +19,9 @@ MAX_SIDE = 65_535
 MAX_EXIF = 65_533
 """What fits one segment."""
 
+FULL_CHROMA = 0
+"""4:4:4: the eye would forgive halved chroma, the next editing step does not."""
+
 MARKERS_ROWS = 64
 STRIP_BYTES = 4 << 20
 BETWEEN_STRIPS = b"\xff\xd7"
@@ -47,8 +50,7 @@ def compressed(strip: Image.Image, quality: int, **head: Any) -> tuple[bytes, by
     head: Pillow's arguments for what goes there: profile, EXIF, resolution.
     """
     buffer = io.BytesIO()
-    # 4:4:4: the eye would forgive halved chroma, the next editing step does not.
-    strip.save(buffer, "JPEG", quality=quality, subsampling=0, restart_marker_rows=1, **head)
+    strip.save(buffer, "JPEG", quality=quality, subsampling=FULL_CHROMA, restart_marker_rows=1, **head)
     file = buffer.getvalue()
     position = 2
     while file[position + 1] != START_OF_SCAN:

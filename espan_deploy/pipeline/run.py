@@ -22,6 +22,7 @@ from espan_deploy.pipeline.manifest import Manifest, Record, State
 from espan_deploy.pipeline.plan import BatchPolicy, TilePolicy, pick_batch
 from espan_deploy.pipeline.queues import Aborted, Budget, Channel
 from espan_deploy.pipeline.report import FileReport
+from espan_deploy.pipeline.tiles import kept_height
 from espan_deploy.pipeline.work import Region, Work
 
 POLL_SECONDS = 0.05
@@ -183,7 +184,7 @@ class Run:
         room = self.settings.in_flight_bytes
         share = min(1.0, max(LEAST_SHARE, (2 * room - canvas - OWN_BYTES) / room))
         rows = self.settings.tiles.plan(height, width, self.description, share=share)
-        kept_rows = max(row[0].rows.stop - row[0].rows.start for row in rows)
+        kept_rows = max(map(kept_height, rows))
         held = self._budget.acquire(width * (height * 4 + kept_rows * 4 * scale**2) + canvas)
         try:
             picture = decode(data)

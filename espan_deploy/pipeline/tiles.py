@@ -31,6 +31,11 @@ class Tile:
         return self.rows.high - self.rows.low, self.columns.high - self.columns.low
 
 
+def kept_height(row: list[Tile]) -> int:
+    """Rows of the image that a row of tiles keeps."""
+    return row[0].rows.stop - row[0].rows.start
+
+
 def plan_spans(side: int, limit: int, halo: int, multiple: int = 1) -> list[Span]:
     """Split one side into spans whose computed part is at most ``limit`` long, all equally long.
 

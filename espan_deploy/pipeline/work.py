@@ -15,12 +15,13 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from espan_deploy.backends.base import scaled
 from espan_deploy.pipeline.encode import EncodeSettings, Sink, open_sink
 from espan_deploy.pipeline.jobs import HIDDEN_PREFIX, Job
 from espan_deploy.pipeline.manifest import PART_SUFFIX, sha256_of
 from espan_deploy.pipeline.picture import Picture, Pixels, to_file_pixels, upscaled_alpha
 from espan_deploy.pipeline.report import FileReport
-from espan_deploy.pipeline.tiles import Tile
+from espan_deploy.pipeline.tiles import Tile, kept_height
 
 SYNC_BYTES = 32 << 20
 """Of a file that is written band by band, after which they are put on disk."""
@@ -126,15 +127,15 @@ class Work:
         with self._lock:
             band = self._band(region.band)
             if band.canvas is None:
-                shape = (max(map(_height, self.rows)) * self.scale, self.picture.width * self.scale, 3)
+                shape = (max(map(kept_height, self.rows)) * self.scale, self.picture.width * self.scale, 3)
                 band.canvas = self._spare.pop() if self._spare else np.empty(shape, self.picture.color.dtype)
-                band.pixels = band.canvas[: _height(row) * self.scale]
+                band.pixels = band.canvas[: kept_height(row) * self.scale]
         assert band.pixels is not None
         return band.pixels[:, columns.start * self.scale : columns.stop * self.scale]
 
     def band_bytes(self, index: int) -> int:
         """What a band's pixels take."""
-        return _height(self.rows[index]) * self.picture.width * self.scale**2 * 3 * self.picture.color.itemsize
+        return kept_height(self.rows[index]) * self.picture.width * self.scale**2 * 3 * self.picture.color.itemsize
 
     def _band(self, index: int) -> Band:
         if index not in self._bands:
@@ -148,8 +149,7 @@ class Work:
         result: may be kept; None where it is in its target already.
         """
         if result is not None:
-            rows, columns = (slice(part.start * self.scale, part.stop * self.scale) for part in region.kept)
-            result = result[rows, columns]
+            result = result[scaled(region.kept, self.scale)]
             target = self.room_for(region)
             if target is not None:
                 target[...] = result
@@ -267,11 +267,6 @@ class Work:
                 with contextlib.suppress(OSError):
                     self._part.unlink()
                 self._part = None
-
-
-def _height(row: list[Tile]) -> int:
-    """Rows of the image that a row of tiles keeps."""
-    return row[0].rows.stop - row[0].rows.start
 
 
 def _to_bytes(values: Pixels) -> Pixels:

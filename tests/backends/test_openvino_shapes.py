@@ -48,7 +48,7 @@ def photograph(height: int, width: int) -> Images:
 
 def test_an_image_comes_out_the_same_however_often_its_shape_came_before(compiled: CompiledModel) -> None:
     assert compiled.shapes_agree
-    forget_first_shapes(compiled)
+    use_up_first_shapes(compiled)
     image = photograph(230, 254)
     runner = OpenVinoRunner(compiled, "whatever")
     first = runner.infer(image)
@@ -67,7 +67,7 @@ def test_an_image_comes_out_the_same_however_often_its_shape_came_before(compile
     assert np.abs(runner.infer(floats) - first).max() < 1e-2
 
 
-def forget_first_shapes(compiled: CompiledModel) -> None:
+def use_up_first_shapes(compiled: CompiledModel) -> None:
     for side in range(openvino_shapes.FIRST_SHAPES):
         compiled.network("uint8", (1, 8, 8 + side, 3))
 
