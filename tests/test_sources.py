@@ -15,7 +15,7 @@ from synthetic import save_synthetic, synthetic_model
 
 from espan_deploy.deploy import deploy_file
 from espan_deploy.errors import CheckpointError, ExportError
-from espan_deploy.networks.span import SPAN
+from espan_deploy.networks.span.span import SPAN
 from espan_deploy.sources import graph_source, network_source
 
 

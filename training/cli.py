@@ -12,7 +12,7 @@ import click
 import torch
 from safetensors.torch import load_file
 
-from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.span.espan import ESPAN
 from training.config import read_config
 from training.data import build_cache, open_cache, photographs_in
 from training.evaluate import deploy_form, folder_pairs, psnr_y, upscale

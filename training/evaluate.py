@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.span.espan import ESPAN
 from training.data import Photographs
 from training.merge import deploy_state
 

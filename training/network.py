@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espan_deploy.networks.blocks import SPAB, symmetric_attention
-from espan_deploy.networks.espan import ESPAN, RepConv
+from espan_deploy.networks.span.espan import ESPAN, RepConv
 from training.merge import Kernel, merged_kernels
 
 CHANNELS = 32

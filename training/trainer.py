@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.span.espan import ESPAN
 from training.config import Config, Stage
 from training.data import CropSampler, Photographs
 from training.evaluate import Pair, mean_psnr_y, validation_pairs

@@ -114,23 +114,29 @@ def _facts_table(facts: dict[str, Any]) -> str:
 
 
 def _networks() -> list[dict[str, Any]]:
-    from espan_deploy.networks.catalogue import NETWORKS
+    from espan_deploy.networks.catalogue import LINEAGES
 
     return [
         {
             "name": entry.name,
             "title": entry.title,
+            "lineage": lineage.title,
             "source": entry.source,
             "published": [asdict(row) for row in entry.published],
         }
-        for entry in NETWORKS
+        for lineage in LINEAGES
+        for entry in lineage.entries
     ]
 
 
 def _networks_table(rows: list[dict[str, Any]]) -> str:
     columns = f"{'challenge':<10} {'team':<22} {'params M':>8} {'MAC G':>6} {'valid dB':>8} {'test dB':>7}"
     lines = [f"{'name':<14} {columns}  source"]
+    lineage = None
     for row in rows:
+        if row["lineage"] != lineage:
+            lineage = row["lineage"]
+            lines += ["", lineage]
         for published in row["published"] or [None]:
             figures = f"{'':<10} {'':<22} {'':>8} {'':>6} {'':>8} {'':>7}"
             if published is not None:
@@ -139,5 +145,5 @@ def _networks_table(rows: list[dict[str, Any]]) -> str:
                     f"{published['flops_g']:>6.2f} {published['psnr_valid_db']:>8.2f} {published['psnr_test_db']:>7.2f}"
                 )
             lines.append(f"{row['name']:<14} {figures}  {row['source']}")
-    lines.append("Figures as published; MAC G: multiply-adds at 256x256, which the reports call FLOPs.")
+    lines.append("\nFigures as published; MAC G: multiply-adds at 256x256, which the reports call FLOPs.")
     return "\n".join(lines)

@@ -116,7 +116,7 @@ def test_a_folders_own_sizes(model: Path, pairs: tuple[Path, Path]) -> None:
 def test_torch_beside_the_engines(tmp_path: Path) -> None:
     import torch
 
-    from espan_deploy.networks.espan import ESPAN
+    from espan_deploy.networks.span.espan import ESPAN
 
     torch.manual_seed(2)
     checkpoint = tmp_path / "espan.pth"

@@ -20,8 +20,8 @@ from espan_deploy import backends
 from espan_deploy.backends.model import read_model
 from espan_deploy.cli.main import main
 from espan_deploy.errors import InputShapeError
-from espan_deploy.networks.efdn import EFDN
-from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.rlfn.efdn import EFDN
+from espan_deploy.networks.span.espan import ESPAN
 
 PARITY = 1e-5
 """Float32 through two sets of kernels, relative to the largest output, on photographs and other soft images."""

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, save
 
 from espan_deploy.cli.main import main
 from espan_deploy.networks import NETWORKS
-from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.span.espan import ESPAN
 
 
 def inspect(*arguments: object) -> Result:

@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from espan_deploy.errors import ExportError
 from espan_deploy.fold import fold
 from espan_deploy.graph import complexity
-from espan_deploy.networks.dipnet import DIPNet
-from espan_deploy.networks.efdn import EFDN
-from espan_deploy.networks.espan import ESPAN
-from espan_deploy.networks.span import SPAN
+from espan_deploy.networks.rlfn.dipnet import DIPNet
+from espan_deploy.networks.rlfn.efdn import EFDN
+from espan_deploy.networks.span.espan import ESPAN
+from espan_deploy.networks.span.span import SPAN
 from espan_deploy.onnx_export import onnx_from_module
 
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from espan_deploy.fold import fold
 from espan_deploy.graph import lowered, reach
-from espan_deploy.networks.efdn import EFDN
-from espan_deploy.networks.espan import ESPAN
-from espan_deploy.networks.span import SPAN
+from espan_deploy.networks.rlfn.efdn import EFDN
+from espan_deploy.networks.span.espan import ESPAN
+from espan_deploy.networks.span.span import SPAN
 from espan_deploy.onnx_export import onnx_from_module
 
 CHANNELS = 3

@@ -14,8 +14,8 @@ from espan_deploy.checkpoints import Checkpoint
 from espan_deploy.errors import CheckpointError, UnknownNetworkError
 from espan_deploy.networks import NETWORKS, detect_network, load_network
 from espan_deploy.networks.entry import conv_shape, count_numbered, every, has_keys, lacks_keys, scale_of_tail
-from espan_deploy.networks.espan import ESPAN
-from espan_deploy.networks.span import SPAN
+from espan_deploy.networks.span.espan import ESPAN
+from espan_deploy.networks.span.span import SPAN
 
 
 def load(tensors: dict[str, Tensor]) -> None:

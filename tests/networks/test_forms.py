@@ -14,18 +14,18 @@ from espan_deploy.checkpoints import Checkpoint
 from espan_deploy.errors import CheckpointError
 from espan_deploy.networks import NETWORKS, NetworkEntry, detect_network, fill_module, load_network, reference_network
 from espan_deploy.networks.blocks import Conv3XC, LoRAConv
-from espan_deploy.networks.dipnet import RESIDUAL, SHORT, DIPNet
-from espan_deploy.networks.dscf import DSCFFused
-from espan_deploy.networks.efdn import EFDN
 from espan_deploy.networks.entry import Form
-from espan_deploy.networks.errn import ERRN2
-from espan_deploy.networks.espan import ESPAN
-from espan_deploy.networks.nanosr import NanoSR
-from espan_deploy.networks.rfdn import RFDNSPAN
-from espan_deploy.networks.span import SPAN
-from espan_deploy.networks.spanf import SPANF
-from espan_deploy.networks.spanv2 import SPANV2
-from espan_deploy.networks.tsr import TSR
+from espan_deploy.networks.rlfn.dipnet import RESIDUAL, SHORT, DIPNet
+from espan_deploy.networks.rlfn.efdn import EFDN
+from espan_deploy.networks.rlfn.errn import ERRN2
+from espan_deploy.networks.rlfn.rfdn import RFDNSPAN
+from espan_deploy.networks.span.dscf import DSCFFused
+from espan_deploy.networks.span.espan import ESPAN
+from espan_deploy.networks.span.nanosr import NanoSR
+from espan_deploy.networks.span.span import SPAN
+from espan_deploy.networks.span.spanf import SPANF
+from espan_deploy.networks.span.spanv2 import SPANV2
+from espan_deploy.networks.span.tsr import TSR
 
 Make = Callable[[int], nn.Module]
 

@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, picture  # type: ignore[import-not-found]
 from safetensors.torch import load_file
 
-from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.span.espan import ESPAN
 from training.evaluate import deploy_form, folder_pairs, mean_psnr_y
 from training.merge import rep_convs
 

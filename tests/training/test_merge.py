@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.span.espan import ESPAN
 from training.evaluate import deploy_form
 from training.merge import merged_kernels, rep_convs
 from training.network import BLOCKS, TrainingNetwork, to_scale

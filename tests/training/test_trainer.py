@@ -10,7 +10,7 @@ from conftest import picture  # type: ignore[import-not-found]
 from PIL import Image
 from safetensors.torch import load_file
 
-from espan_deploy.networks.espan import ESPAN
+from espan_deploy.networks.span.espan import ESPAN
 from training.cli import main
 from training.config import Config, Stage
 from training.data import Photographs, build_cache, open_cache, photographs_in

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from espan_deploy.networks.blocks import SPAB, EvalConv, LoRAConv, Normalise, shuffle_tail
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
-from espan_deploy.networks.span import SPAN
-from espan_deploy.networks.span import build as build_span
+from espan_deploy.networks.span.span import SPAN
+from espan_deploy.networks.span.span import build as build_span
 
 
 class HeadlessSPAB(SPAB):
