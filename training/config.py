@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from training.degrade import Degradations
 from training.losses import LossWeights
 
 if sys.version_info >= (3, 11):
@@ -57,6 +58,7 @@ class Config:
     long_side: int = 1500
     detail_power: float = 0.5
     drawn_share: float = 0.0  # of the crops, those drawn by training/drawings.py
+    degradations: Degradations | None = None  # of the low-resolution side; None: bicubic and no more
     hold_out_every: int = 20
     validation_side: int = 64
     report_every: int = 500
@@ -86,6 +88,9 @@ def read_config(path: Path) -> Config:
         stages.append(_from_table(Stage, entry, f"{path.name}: stage {entry.get('name')}"))
     if "betas" in document:
         document["betas"] = tuple(document["betas"])
+    if "degradations" in document:
+        table = {key: tuple(v) if isinstance(v, list) else v for key, v in document["degradations"].items()}
+        document["degradations"] = _from_table(Degradations, table, f"{path.name}: degradations")
     return _from_table(Config, {**document, "stages": tuple(stages)}, path.name)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from training.degrade import Degradations, degraded_crop, spoiled
 from training.drawings import drawing, enlarged
 from training.resize import shrink
 
@@ -127,14 +128,22 @@ class CropSampler:
     """Draws batches of aligned crops, turned and mirrored at random, more often where the detail is.
 
     A cell's chance is its detail to the power ``detail_power``: 0 draws evenly, 1 in proportion to what was lost.
-    ``drawn_share`` of the crops are drawings instead, with their bicubic enlargement as target.
+    ``drawn_share`` of the crops are drawings instead, with their bicubic enlargement as target. ``degradations`` spoil
+    the low-resolution side alone.
     """
 
     def __init__(
-        self, photographs: Photographs, *, detail_power: float, rng: np.random.Generator, drawn_share: float = 0.0
+        self,
+        photographs: Photographs,
+        *,
+        detail_power: float,
+        rng: np.random.Generator,
+        drawn_share: float = 0.0,
+        degradations: Degradations | None = None,
     ) -> None:
         self.photographs = photographs
         self.drawn_share = drawn_share
+        self.degradations = degradations
         self.rng = rng
         cells, chances = [], []
         for i, (hr, lr) in enumerate(zip(photographs.hr, photographs.lr[4], strict=True)):
@@ -164,11 +173,17 @@ class CropSampler:
                 centre = cell * cells_per_scale + int(self.rng.integers(cells_per_scale))
                 corner.append(min(max(centre - patch // 2, 0), length - patch))
             top, left = corner
-            x = lr[top : top + patch, left : left + patch]
-            y = self.photographs.hr[image][top * scale : (top + patch) * scale, left * scale : (left + patch) * scale]
+            hr = self.photographs.hr[image]
+            y = hr[top * scale : (top + patch) * scale, left * scale : (left + patch) * scale]
             if self.drawn_share and self.rng.random() < self.drawn_share:
                 x = drawing(patch, self.rng)
                 y = enlarged(x, scale)
+                if self.degradations is not None:
+                    x = spoiled(x, self.degradations, self.rng)
+            elif self.degradations is not None:
+                x = degraded_crop(hr, lr, corner=(top, left), patch=patch, degradations=self.degradations, rng=self.rng)
+            else:
+                x = lr[top : top + patch, left : left + patch]
             turn = int(self.rng.integers(8))
             x, y = dihedral(x, turn), dihedral(y, turn)
             low[n] = x

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from espan_deploy.networks.span.espan import ESPAN
 from training.data import Photographs
+from training.degrade import Degradations, degraded_crop
 from training.merge import deploy_state
 
 BORDER = 4
@@ -54,14 +55,22 @@ def mean_psnr_y(network: Upscaler, pairs: Iterable[Pair]) -> float:
     return float(np.mean([psnr_y(upscale(network, low), high) for _, low, high in pairs]))
 
 
-def validation_pairs(photographs: Photographs, scale: int, side: int) -> list[Pair]:
-    """The middle of each photograph, at most ``side`` low-resolution pixels square."""
+def validation_pairs(
+    photographs: Photographs, scale: int, side: int, degradations: Degradations | None = None
+) -> list[Pair]:
+    """The middle of each photograph, at most ``side`` low-resolution pixels square; spoiled alike at every call."""
     pairs = []
+    rng = np.random.default_rng(0)
     for name, low, high in zip(photographs.names, photographs.lr[scale], photographs.hr, strict=True):
         rows, columns = (min(size, side) for size in low.shape[:2])
         top, left = (low.shape[0] - rows) // 2, (low.shape[1] - columns) // 2
         window = high[top * scale : (top + rows) * scale, left * scale : (left + columns) * scale]
-        pairs.append((name, np.array(low[top : top + rows, left : left + columns]), np.array(window)))
+        small = np.array(low[top : top + rows, left : left + columns])
+        if degradations is not None:
+            small = degraded_crop(
+                high, low, corner=(top, left), patch=min(rows, columns), degradations=degradations, rng=rng
+            )
+        pairs.append((name, small, np.array(window)))
     return pairs
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,11 @@ class Trainer:
         self.training, self.held_out = photographs.split(config.hold_out_every)
         self.rng = np.random.default_rng(config.seed)
         self.sampler = CropSampler(
-            self.training, detail_power=config.detail_power, rng=self.rng, drawn_share=config.drawn_share
+            self.training,
+            detail_power=config.detail_power,
+            rng=self.rng,
+            drawn_share=config.drawn_share,
+            degradations=config.degradations,
         )
         self.validation: dict[int, list[Pair]] = {}
         self.iteration = 0
@@ -214,7 +218,9 @@ class Trainer:
         """Y-PSNR in dB of the averaged weights on held-out photographs, with the extra blocks there are."""
         stage = self.stage_entered
         if stage.scale not in self.validation:
-            self.validation[stage.scale] = validation_pairs(self.held_out, stage.scale, self.config.validation_side)
+            self.validation[stage.scale] = validation_pairs(
+                self.held_out, stage.scale, self.config.validation_side, self.config.degradations
+            )
         network = self._network(stage)
         network.load_state_dict(self.average)
         return mean_psnr_y(network.image, self.validation[stage.scale])
@@ -228,7 +234,24 @@ class Trainer:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _settings(self) -> str:
-        return repr(asdict(self.config))
+        return repr(asdict(self._at_open_length()))
+
+    def _at_open_length(self) -> Config:
+        """The config without the lengths that nothing done so far depends on.
+
+        Those are the later stages' lengths, and that of a stage at constant rate which is still going on: a run may be
+        cut short or drawn out when one sees how fast it goes, and is the run it would have been.
+        """
+        if self.iteration > self.config.iterations:
+            return self.config
+        index, _ = self.config.stage_at(max(0, self.iteration - 1))
+        stages = tuple(
+            replace(stage, iterations=-1)
+            if later > index or (later == index and stage.learning_rate[0] == stage.learning_rate[1])
+            else stage
+            for later, stage in enumerate(self.config.stages)
+        )
+        return replace(self.config, stages=stages)
 
     def save(self) -> None:
         """Write the checkpoint beside the old one, then replace that: it is whole at every moment."""
@@ -250,11 +273,11 @@ class Trainer:
         os.replace(partial, self.folder / CHECKPOINT)
 
     def _resume(self, held: dict[str, Any]) -> None:
+        self.iteration = held["iteration"]
         if held["settings"] != self._settings():
             raise ValueError(f"{self.folder} holds a run with other settings; give another folder, or restore those")
         if held["photographs"] != self.training.names:
             raise ValueError(f"{self.folder} holds a run on other photographs; give another folder, or restore those")
-        self.iteration = held["iteration"]
         self.running_loss = held["running_loss"]
         self.network = self._network(self.stage_entered)
         self.network.load_state_dict(held["network"])

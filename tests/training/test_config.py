@@ -27,10 +27,19 @@ def test_shipped_recipes_hold_every_step_of_the_factsheet(path: Path) -> None:
     assert stages[-1].loss.edge
 
 
-def test_again_goes_on_with_the_final_network() -> None:
-    stages = read_config(CONFIGS / "again.toml").stages
+@pytest.mark.parametrize("name", ["again", "clean", "photo"])
+def test_later_runs_go_on_with_the_final_network(name: str) -> None:
+    stages = read_config(CONFIGS / f"{name}.toml").stages
     assert all(stage.scale == 4 and not stage.extra_blocks and not stage.student for stage in stages)
     assert stages[-1].loss.mse
+
+
+def test_photo_is_the_recipe_of_clean_on_spoiled_pictures() -> None:
+    clean, photo = (read_config(CONFIGS / f"{name}.toml") for name in ("clean", "photo"))
+    assert clean.degradations is None
+    assert photo.degradations is not None
+    assert photo.degradations.quality == (25, 95)
+    assert [stage.loss for stage in photo.stages] == [stage.loss for stage in clean.stages]
 
 
 def test_the_rate_warms_up_and_falls_to_its_end() -> None:
@@ -55,4 +64,7 @@ def test_a_misspelt_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text("sead = 3\nstage = []\n")
     with pytest.raises(ValueError, match="unknown keys sead"):
+        read_config(path)
+    path.write_text("stage = []\n[degradations]\njpg = 1\n")
+    with pytest.raises(ValueError, match="degradations: unknown keys jpg"):
         read_config(path)

@@ -7,6 +7,7 @@ from conftest import picture  # type: ignore[import-not-found]
 from PIL import Image
 
 from training.data import CropSampler, build_cache, dihedral, open_cache, open_photograph, photographs_in
+from training.degrade import Degradations
 from training.resize import shrink
 
 
@@ -57,6 +58,27 @@ def test_crops_are_aligned_and_in_pixel_shuffle_order(folder: Path, tmp_path: Pa
     for crop, wanted in zip(low, high, strict=True):  # the symmetries commute with shrinking, up to rounding
         inner = (slice(4, -4), slice(4, -4))
         assert np.abs(shrink(wanted, scale)[inner].astype(int) - crop[inner]).max() <= 1
+
+
+def test_degradations_spoil_the_low_resolution_side_alone(folder: Path, tmp_path: Path) -> None:
+    build_cache(photographs_in([folder]), tmp_path / "cache", long_side=1000)
+    photographs = open_cache(tmp_path / "cache")
+    sampler = CropSampler(
+        photographs,
+        detail_power=0.5,
+        rng=np.random.default_rng(3),
+        degradations=Degradations(jpeg=1, quality=(90, 90), subsampled=0),
+    )
+    low, target = sampler.batch(16, 16, 4)
+    subpixels = torch.from_numpy(target).permute(0, 3, 1, 2).float()
+    high = torch.nn.functional.pixel_shuffle(subpixels, 4).permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    inner = (slice(4, -4), slice(4, -4))
+    errors = [
+        np.abs(shrink(wanted, 4)[inner].astype(int) - crop[inner]).mean()
+        for crop, wanted in zip(low, high, strict=True)
+    ]
+    assert min(errors) > 1  # spoiled
+    assert max(errors) < 6  # and the same place
 
 
 def test_the_symmetries_are_eight() -> None:

@@ -115,6 +115,30 @@ def test_other_settings_or_photographs_do_not_continue_a_run(photographs: Photog
         Trainer(CONFIG, photographs.subset([2, 1, 0]), tmp_path)
 
 
+def test_a_stage_at_constant_rate_may_be_cut_short_on_the_way(photographs: Photographs, tmp_path: Path) -> None:
+    level = Stage("level", 9, 4, 2, 8, (1e-3, 1e-3), LossWeights(l1=1.0))
+    fall = Stage("fall", 3, 4, 2, 8, (1e-3, 1e-5), LossWeights(l1=1.0))
+    long = dataclasses.replace(CONFIG, stages=(level, fall))
+    short = dataclasses.replace(CONFIG, stages=(dataclasses.replace(level, iterations=4), fall))
+    straight = Trainer(short, photographs, tmp_path / "straight")
+    straight.run()
+    Trainer(long, photographs, tmp_path / "cut").run(until=3)
+    cut = Trainer(short, photographs, tmp_path / "cut")
+    cut.run()
+    assert cut.iteration == 7
+    assert same(cut, straight)
+
+
+def test_a_stage_whose_rate_falls_keeps_its_length(photographs: Photographs, tmp_path: Path) -> None:
+    fall = Stage("fall", 6, 4, 2, 8, (1e-3, 1e-5), LossWeights(l1=1.0))
+    config = dataclasses.replace(CONFIG, stages=(fall,))
+    Trainer(config, photographs, tmp_path).run(until=2)
+    for length in (1, 4, 8):
+        other = dataclasses.replace(CONFIG, stages=(dataclasses.replace(fall, iterations=length),))
+        with pytest.raises(ValueError, match="other settings"):
+            Trainer(other, photographs, tmp_path)
+
+
 def test_extra_blocks_and_student_come_and_go(photographs: Photographs, tmp_path: Path) -> None:
     seen = []
     for until in (1, 3, 6, 8, 10):
