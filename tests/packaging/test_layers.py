@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "espan_deploy"
 
 LAYERS = (
     ("errors",),
-    ("description", "files", "machine", "models"),
+    ("cgroups", "description", "files", "models"),
+    ("machine",),
     ("recipes",),
     ("checkpoints",),
     ("networks",),
