@@ -1,7 +1,8 @@
 """Blocks that several networks share, in the deploy form and in the training form.
 
 Every feature map is (N, C, H, W), float. Padding is zero, and always "same", unless a block says otherwise.
-No ``forward`` writes to a weight: a training form computes its branches, and folding is a separate step.
+No ``forward`` writes to a weight: a training form computes its branches, and folding is a separate step. What has a
+size computed from the image's (adaptive pooling, windows, nearest neighbours) is in ``grids.py``.
 """
 
 from __future__ import annotations
