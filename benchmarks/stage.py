@@ -74,7 +74,7 @@ def encode(outputs: Path, threads: int) -> None:
         picture = Picture(pixels[::4, ::4], None, 8, "JPEG")
         with tempfile.TemporaryFile(dir=outputs.parent) as file:
             sink = open_sink(file, FORMATS["png"], EncodeSettings(), picture, 4, deep=False)
-            for part in sink.prepare(pixels):
+            for part in sink.parts(pixels):
                 sink.commit(part)
             sink.finish()
             file.flush()

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and where what can be made again is kept."""
+"""Writing files so that nobody ever sees half of one, paths as printed, and where what can be made again is kept."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def display(path: str | Path) -> str:
+    """A path that can be printed: bytes that are no UTF-8 as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def cache_folder() -> Path:

@@ -167,7 +167,7 @@ def exit_code(report: Report) -> int:
 
 
 def _talk(upscaling: Upscaling) -> None:
-    ignored = upscaling.found.ignored
+    ignored = upscaling.source.left_out.ignored
     if ignored:
         kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in ignored.most_common(5))
         click.echo(f"not images by their names, left alone: {kinds}", err=True)
@@ -245,6 +245,10 @@ def progress(upscaling: Upscaling) -> Iterator[Any]:
         shown[0] = now
         done, total = upscaling.finished, upscaling.total
         rate = done / (now - start)
+        if total is None:
+            sys.stderr.write(f"\r\033[K{done} done  {rate:.1f} images/s")
+            sys.stderr.flush()
+            return
         left = f"{(total - done) / rate:.0f} s left" if done else "..."
         width = 24
         bar = ("#" * (width * done // total)).ljust(width, ".")

@@ -15,7 +15,7 @@ from PIL import Image
 from espan_deploy.errors import InputError
 from espan_deploy.pipeline import exif as exif_block
 from espan_deploy.pipeline import jpeg, png, tiff
-from espan_deploy.pipeline.picture import Picture, Pixels
+from espan_deploy.pipeline.picture import Picture, Pixels, to_file_pixels, to_levels
 
 PngCompression = Literal["fast", "small"]
 
@@ -84,12 +84,11 @@ def is_streamed(file_format: Format, settings: EncodeSettings) -> bool:
     return file_format.name == "tiff" or (file_format.name == "png" and settings.png_compression == "fast")
 
 
-class Sink(ABC):
-    """Takes the bands of one image, top to bottom, and writes the file.
+class FileSink(ABC):
+    """A :class:`~espan_deploy.pipeline.jobs.Sink` that writes an image file."""
 
-    ``prepare`` may run for several bands at once; ``commit`` takes the parts it made, one by one and in order;
-    ``finish`` follows the last.
-    """
+    deep = False
+    """Whether the file's pixels are uint16."""
 
     def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int) -> None:
         self.file, self.picture = file, picture
@@ -97,7 +96,14 @@ class Sink(ABC):
         self.exif = exif_block.resized(picture.exif, width, height, scale)
         self.dpi = None if picture.dpi is None else (picture.dpi[0] * scale, picture.dpi[1] * scale)
 
-    def prepare(self, pixels: Pixels) -> Iterable[Any]:
+    def prepare(self, color: Pixels, alpha: Pixels | None) -> Iterable[Any]:
+        """One band in parts, in the file's own channels and depth."""
+        if color.dtype != np.uint8 and not self.deep:
+            color = to_levels(color, np.uint8)
+            alpha = None if alpha is None else to_levels(alpha, np.uint8)
+        return self.parts(to_file_pixels(color, alpha, self.picture))
+
+    def parts(self, pixels: Pixels) -> Iterable[Any]:
         """One band, (h, width) or (h, width, C), uint8 or uint16, in parts that are made as they are asked for.
 
         The band as it is, unless a format can do better.
@@ -135,7 +141,7 @@ class Sink(ABC):
 
 def open_sink(
     file: BinaryIO, file_format: Format, settings: EncodeSettings, picture: Picture, scale: int, *, deep: bool
-) -> Sink:
+) -> FileSink:
     """The sink for a format; deep: whether the bands are uint16."""
     height, width = picture.height * scale, picture.width * scale
     if picture.alpha is not None and not file_format.alpha:
@@ -150,7 +156,7 @@ def open_sink(
     return PillowSink(file, picture, height, width, scale, file_format=file_format, settings=settings)
 
 
-class StreamSink(Sink):
+class StreamSink(FileSink):
     """A file written front to back."""
 
     def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int) -> None:
@@ -197,7 +203,7 @@ class PngSink(StreamSink):
         self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int, *, deep: bool, level: int
     ) -> None:
         super().__init__(file, picture, height, width, scale)
-        self.level = level
+        self.level, self.deep = level, deep
         self.fast = fpng_encoder() if level == 1 and not deep and picture.channels >= 3 else None
         self.stream = png.Stream()
         self._write(
@@ -212,7 +218,7 @@ class PngSink(StreamSink):
             )
         )
 
-    def prepare(self, pixels: Pixels) -> Iterator[png.Piece]:
+    def parts(self, pixels: Pixels) -> Iterator[png.Piece]:
         """The band's strips, compressed."""
         return map(self._piece, png.strips(pixels))
 
@@ -256,11 +262,12 @@ class JpegSink(StreamSink):
         self._write(jpeg.END)
 
 
-class TiffSink(Sink):
+class TiffSink(FileSink):
     """TIFF as a stream of strips."""
 
     def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int, *, deep: bool) -> None:
         super().__init__(file, picture, height, width, scale)
+        self.deep = deep
         self.writer = tiff.Writer(file, width, height, picture.channels, 16 if deep else 8)
         row_bytes = width * picture.channels * (2 if deep else 1)
         self.strips = Strips(max(1, TIFF_STRIP_BYTES // row_bytes), height)
@@ -275,7 +282,7 @@ class TiffSink(Sink):
         self.writer.finish(icc=self.picture.icc, exif=self.exif, dpi=self.dpi)
 
 
-class PillowSink(Sink):
+class PillowSink(FileSink):
     """Any format of Pillow's; the whole image is held."""
 
     def __init__(
@@ -294,7 +301,7 @@ class PillowSink(Sink):
         self.canvas: Image.Image | None = None
         self.top = 0
 
-    def prepare(self, pixels: Pixels) -> Iterable[Pixels]:
+    def parts(self, pixels: Pixels) -> Iterable[Pixels]:
         """The band in slices, for Pillow takes a third more memory for it; an image that is whole as it is."""
         return [pixels] if len(pixels) == self.height else png.strips(pixels)
 

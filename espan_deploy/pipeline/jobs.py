@@ -1,167 +1,103 @@
-"""What there is to do: which files of a folder are images, and where each goes."""
+"""What the stages are given and what they give back: an input, which is or becomes a picture, and an output."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from espan_deploy.errors import InputError
-from espan_deploy.pipeline.decode import EXTENSIONS
-from espan_deploy.pipeline.encode import FORMATS, Format
+from espan_deploy.pipeline.picture import Picture, Pixels
 
-HIDDEN_PREFIX = ".espan-deploy"
-"""Of our own files in the output folder."""
 
-SAME_FORMAT = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "jpeg"),
-    **dict.fromkeys((".png", ".apng"), "png"),
-    **dict.fromkeys((".tif", ".tiff"), "tiff"),
-    **dict.fromkeys((".bmp", ".dib"), "bmp"),
-    ".gif": "png",
-    ".webp": "webp",
-    ".avif": "avif",
-}
+class Input(Protocol):
+    """A picture to be upscaled: a file, a request's body, a frame that is decoded already.
+
+    Used once, by one thread, which may call the methods in this order and leave out the first. All raise InputError
+    or OSError where there is no picture.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def sha256(self) -> str:
+        """Of what it is made of: equal contents, equal digests."""
+        ...
+
+    def size(self) -> tuple[int, int]:
+        """Height and width as displayed, without decoding."""
+        ...
+
+    def picture(self) -> Picture:
+        """Decoded. The input keeps nothing of it."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes the bands of one result, top to bottom.
+
+    ``prepare`` may run for several bands at once; ``commit`` takes the parts it made, one by one and in order;
+    ``finish`` follows the last.
+    """
+
+    def prepare(self, color: Pixels, alpha: Pixels | None) -> Iterable[Any]:
+        """One band in parts, which may be made as they are asked for.
+
+        color: (h, w, 3), as the network gave it: uint8, or float32 where the picture's depth is 16. alpha: (h, w) of
+        the same type. Neither belongs to the sink once its parts are committed.
+        """
+        ...
+
+    def commit(self, part: Any) -> None:
+        """Take the next part."""
+        ...
+
+    def finish(self) -> None:
+        """Write what is left."""
+        ...
+
+
+class Output(Protocol):
+    """Where one result goes: a file of a destination, a caller who waits for pixels, a frame's place in a film.
+
+    After ``open``, either ``publish`` follows, or ``discard``, or both where publishing fails. Its methods are never
+    called at once, but from different threads. All but ``discard`` raise EspanDeployError or OSError.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def is_done(self, source: Input) -> bool:
+        """Whether the result is there, made of this input. Raises InputError where something else has its place."""
+        ...
+
+    def held_bytes(self, height: int, width: int) -> int:
+        """Memory that a result of this size takes until its last band; 0 where bands leave as they come.
+
+        Raises InputError where the output cannot hold such a result.
+        """
+        ...
+
+    def open(self, picture: Picture, scale: int) -> Sink:
+        """Begin."""
+        ...
+
+    def settle(self) -> None:
+        """A moment between bands, to move on what was written so far."""
+        ...
+
+    def publish(self) -> int:
+        """The sink has finished: deliver. The result's size in bytes."""
+        ...
+
+    def discard(self) -> None:
+        """Undo what ``open`` began. Does no harm twice."""
+        ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to upscale. name, output: relative to the input and the output folder."""
+    """One picture to upscale; number: its place among the others, from 1."""
 
-    source: Path
-    name: str
-    output: str
-    format: Format
-
-
-@dataclass
-class Jobs:
-    """What a folder holds.
-
-    ignored: files with other endings, by ending. skipped_folders: links back to a folder already seen.
-    broken: files that cannot even be looked at, with the reason.
-    """
-
-    jobs: list[Job] = field(default_factory=list)
-    ignored: Counter[str] = field(default_factory=Counter)
-    skipped_folders: list[str] = field(default_factory=list)
-    broken: list[tuple[str, str]] = field(default_factory=list)
-
-
-def display(path: str | Path) -> str:
-    """A path that can be printed: bytes that are no UTF-8 as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def find_jobs(source: Path, output: Path, format_name: str) -> Jobs:
-    """The images under a folder, recursively and sorted, or the one file named.
-
-    format_name: a key of FORMATS, or "same". Raises InputError where there are none, or the output folder lies in
-    the input folder.
-    """
-    if not source.exists():
-        raise InputError(f"there is no {display(source)}", hint="name a folder of images, or one image")
-    found = Jobs()
-    if source.is_dir():
-        if _inside(output, source):
-            raise InputError(
-                f"the output folder {display(output)} lies in the input folder: the next run would upscale its results",
-                hint="name an output folder beside it",
-            )
-        names = sorted(_walk(source, found))
-        root = source
-    else:
-        if source.suffix.lower() not in EXTENSIONS:
-            raise InputError(
-                f"{display(source)} has none of the endings {', '.join(sorted(EXTENSIONS))}",
-                hint="name a folder of images, or one image",
-            )
-        names, root = [source.name], source.parent
-        if _same(output, root):
-            raise InputError(
-                f"the output folder {display(output)} is the image's own", hint="name another output folder"
-            )
-    if not names and not found.broken:
-        others = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in found.ignored.most_common(5))
-        raise InputError(
-            f"there are no images in {display(source)}" + (f" (other files: {others})" if others else ""),
-            hint=f"images end in {' '.join(sorted(EXTENSIONS))}",
-        )
-    found.jobs = _with_outputs(root, names, format_name)
-    return found
-
-
-def _walk(root: Path, found: Jobs) -> Iterator[str]:
-    seen: set[tuple[int, int]] = set()
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        try:
-            status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:
-                found.skipped_folders.append(folder)
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(root / folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as exc:
-            found.broken.append((folder or ".", f"cannot be listed: {exc.strerror or exc}"))
-            continue
-        for entry in entries:
-            name = os.path.join(folder, entry.name)  # surrogates survive, nothing is normalised
-            if entry.name.startswith(HIDDEN_PREFIX):
-                continue
-            if _is_folder(entry):
-                pending.append(name)
-            elif Path(entry.name).suffix.lower() in EXTENSIONS:
-                yield name
-            else:
-                found.ignored[Path(entry.name).suffix.lower()] += 1
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # a link to itself: reading it will say so
-
-
-def _with_outputs(root: Path, names: list[str], format_name: str) -> list[Job]:
-    formats = [_format(name, format_name) for name in names]
-    wanted = [_replaced(name, entry) for name, entry in zip(names, formats, strict=True)]
-    # Where a.jpg and a.png would both become a.png, the one so named keeps it and the other becomes a.jpg.png.
-    shared = {output for output, count in Counter(wanted).items() if count > 1}
-    taken = {name for name, output in zip(names, wanted, strict=True) if output == name}
-    outputs: list[str] = []
-    used = {output for output in wanted if output not in shared} | (taken & shared)
-    for name, output, entry in zip(names, wanted, formats, strict=True):
-        final = output
-        if output in shared and name != output:
-            final = name + entry.extension
-            while final in used:
-                final = final.removesuffix(entry.extension) + "_" + entry.extension
-            used.add(final)
-        outputs.append(final)
-    return [Job(root / name, name, output, entry) for name, output, entry in zip(names, outputs, formats, strict=True)]
-
-
-def _format(name: str, format_name: str) -> Format:
-    return FORMATS[SAME_FORMAT[Path(name).suffix.lower()] if format_name == "same" else format_name]
-
-
-def _replaced(name: str, file_format: Format) -> str:
-    suffix = Path(name).suffix
-    if SAME_FORMAT[suffix.lower()] == file_format.name and suffix.lower() != ".gif":
-        return name
-    return name.removesuffix(suffix) + file_format.extension
-
-
-def _inside(inner: Path, outer: Path) -> bool:
-    inner, outer = inner.resolve(), outer.resolve()
-    return inner == outer or outer in inner.parents
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
+    number: int
+    input: Input
+    output: Output

@@ -67,12 +67,20 @@ def to_file_pixels(color: Pixels, alpha: Pixels | None, picture: Picture) -> Pix
     color: (h, w, 3), uint8 or float32. alpha: (h, w) of the same type, or None.
     Returns (h, w) or (h, w, C), uint8 or uint16; without a copy where nothing has to change.
     """
-    parts: list[Pixels] = [_to_grey(color) if picture.grey else color]
-    if alpha is not None:
-        parts.append(alpha)
-    if color.dtype != np.uint8:
-        parts = [np.rint(part.clip(0, 1) * np.float32(65535)).astype(np.uint16) for part in parts]
-    return parts[0] if len(parts) == 1 else np.dstack(parts)
+    pixels = to_channels(color, alpha, picture)
+    return pixels if color.dtype == np.uint8 else to_levels(pixels, np.uint16)
+
+
+def to_channels(color: Pixels, alpha: Pixels | None, picture: Picture) -> Pixels:
+    """As :func:`to_file_pixels`, but float32 stays what it is."""
+    color = _to_grey(color) if picture.grey else color
+    return color if alpha is None else np.dstack([color, alpha])
+
+
+def to_levels(values: Pixels, dtype: type[np.uint8] | type[np.uint16]) -> Pixels:
+    """float32 in [0, 1], and what overshoots it, as integers over their type's whole range."""
+    levels: Pixels = np.rint(values.clip(0, 1) * np.float32(np.iinfo(dtype).max)).astype(dtype)
+    return levels
 
 
 def upscaled_alpha(alpha: Pixels, scale: int, start: int, stop: int) -> Pixels:

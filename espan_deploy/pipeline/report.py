@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,12 @@ SCHEMA_VERSION = 1
 
 STAGES = ("decode", "infer", "encode", "end_to_end")
 PERCENTILES = (50, 90, 99)
+
+MAX_ROWS = 100_000
+"""Files that a report lists one by one; of those that failed, as many more."""
+
+MAX_SAMPLE = 1 << 16
+"""Durations of a stage that are kept for its percentiles."""
 
 Status = Literal["done", "skipped", "failed", "planned", "not started"]
 
@@ -40,11 +48,30 @@ class FileReport:
     notes: list[str] = field(default_factory=list)
 
 
+class Sample:
+    """Every value of a series while they are few; then every second, every fourth and so on, over the whole of it."""
+
+    def __init__(self) -> None:
+        self.values = array("d")
+        self._seen, self._step = 0, 1
+
+    def add(self, value: float) -> None:
+        """Take the next value."""
+        if self._seen % self._step == 0:
+            self.values.append(value)
+            if len(self.values) > MAX_SAMPLE:
+                self.values = self.values[::2]
+                self._step *= 2
+        self._seen += 1
+
+
 @dataclass
 class Report:
-    """A whole run."""
+    """A whole run, which may be of millions of files: its memory is bounded.
 
-    files: list[FileReport]
+    ``add`` may be called from any thread; counts and sums are of all files.
+    """
+
     engine: dict[str, Any]
     model: dict[str, Any]
     settings: dict[str, Any]
@@ -54,29 +81,50 @@ class Report:
     stopped_because: str = ""
     ignored: dict[str, int] = field(default_factory=dict)
     skipped_folders: list[str] = field(default_factory=list)
+    counts: Counter[Status] = field(default_factory=Counter)
+    redone_fp32: int = 0
+
+    def __post_init__(self) -> None:
+        self._rows: list[tuple[int, FileReport]] = []
+        self._pixels = 0
+        self._samples = {stage: Sample() for stage in STAGES}
+        self._lock = threading.Lock()
+
+    def add(self, number: int, file: FileReport) -> None:
+        """Take a file's outcome; number: its place among the others."""
+        with self._lock:
+            self.counts[file.status] += 1
+            self.redone_fp32 += file.redone_fp32
+            if file.status == "done":
+                self._pixels += file.width * file.height
+                for stage, milliseconds in file.stage_ms.items():
+                    self._samples[stage].add(milliseconds)
+            rows = self.counts["failed"] if file.status == "failed" else self.counts.total() - self.counts["failed"]
+            if rows <= MAX_ROWS:
+                self._rows.append((number, file))
+
+    @property
+    def files(self) -> list[FileReport]:
+        """In order: the first MAX_ROWS files, and of those that failed as many."""
+        with self._lock:
+            return [file for _, file in sorted(self._rows, key=lambda row: row[0])]
 
     def count(self, status: Status) -> int:
         """Files with this outcome."""
-        return sum(file.status == status for file in self.files)
+        return self.counts[status]
 
     @property
     def output_megapixels(self) -> float:
         """Of the files done."""
-        scale = int(self.model.get("scale", 1))
-        return sum(file.width * file.height for file in self.files if file.status == "done") * scale**2 / 1e6
+        return self._pixels * int(self.model.get("scale", 1)) ** 2 / 1e6
 
     def latency_ms(self) -> dict[str, dict[str, float]]:
         """p50, p90 and p99 per stage over the files done."""
-        result = {}
-        for stage in STAGES:
-            values = [file.stage_ms[stage] for file in self.files if file.status == "done" and stage in file.stage_ms]
-            if values:
-                result[stage] = percentiles(values)
-        return result
+        return {stage: percentiles(sample.values) for stage, sample in self._samples.items() if sample.values}
 
     def to_dict(self) -> dict[str, Any]:
         """The report as one JSON document."""
-        counts = Counter(file.status for file in self.files)
+        files = self.files
         return {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
@@ -85,17 +133,18 @@ class Report:
             "interrupted": self.interrupted,
             "stopped_because": self.stopped_because,
             "counts": {
-                status: counts.get(status, 0) for status in ("done", "skipped", "failed", "planned", "not started")
+                status: self.count(status) for status in ("done", "skipped", "failed", "planned", "not started")
             },
             "seconds": self.seconds,
             "startup_seconds": self.startup_seconds,
             "images_per_second": self.count("done") / self.seconds if self.seconds else 0.0,
             "output_megapixels": self.output_megapixels,
-            "redone_fp32": sum(file.redone_fp32 for file in self.files),
+            "redone_fp32": self.redone_fp32,
             "latency_ms": self.latency_ms(),
             "ignored": self.ignored,
             "skipped_folders": self.skipped_folders,
-            "files": [vars(file) for file in self.files],
+            "files": [vars(file) for file in files],
+            "files_left_out": self.counts.total() - len(files),
         }
 
     def summary(self) -> str:
@@ -108,9 +157,10 @@ class Report:
         lines = [
             f"{counts} in {self.seconds:.2f} s: {rate:.2f} images/s, {self.output_megapixels:.1f} megapixels out",
         ]
-        redone = sum(file.redone_fp32 for file in self.files)
-        if redone:
-            lines.append(f"{redone} tile(s) were not finite in {self.engine.get('precision')} and redone in fp32")
+        if self.redone_fp32:
+            lines.append(
+                f"{self.redone_fp32} tile(s) were not finite in {self.engine.get('precision')} and redone in fp32"
+            )
         latency = self.latency_ms()
         if latency:
             lines.append(f"{'latency, ms':<12}" + "".join(f"{f'p{p}':>10}" for p in PERCENTILES))

@@ -1,89 +1,70 @@
-"""The whole job: find the images, open the engine, run the stages, report."""
+"""The whole job: from a source to a destination, with an engine between them, and a report."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from espan_deploy import backends
-from espan_deploy.backends.base import Runner
 from espan_deploy.backends.model import ModelFile, read_model
-from espan_deploy.backends.precision import EXACT, Verdict, choose_precision
+from espan_deploy.backends.precision import Verdict
 from espan_deploy.errors import InputError
-from espan_deploy.machine import memory_bytes, usable_cores
-from espan_deploy.pipeline.decode import read_size
+from espan_deploy.files import display
+from espan_deploy.pipeline.decode import EXTENSIONS
 from espan_deploy.pipeline.encode import EncodeSettings, PngCompression
-from espan_deploy.pipeline.infer import Fallback
-from espan_deploy.pipeline.jobs import Job, Jobs, display, find_jobs
-from espan_deploy.pipeline.manifest import Manifest, settings_sha256
-from espan_deploy.pipeline.plan import (
-    DEFAULT_BYTES_PER_PIXEL,
-    MAX_BATCH,
-    BatchPolicy,
-    TilePolicy,
-    fixed_batch,
-    pixels_within,
-)
+from espan_deploy.pipeline.encoded import FileSettings, digest, file_jobs
+from espan_deploy.pipeline.engine import EngineSettings, OpenEngine, engine_report
+from espan_deploy.pipeline.jobs import Job
+from espan_deploy.pipeline.plan import DEFAULT_BYTES_PER_PIXEL, TilePolicy, pixels_within
 from espan_deploy.pipeline.report import FileReport, Report
-from espan_deploy.pipeline.run import Run, RunSettings, read_file
+from espan_deploy.pipeline.run import Run
+from espan_deploy.stores import Destination, Source, open_stores
 
 PIPELINE_VERSION = 2
 """Goes up when the same input, model and settings give other bytes than before."""
 
-DEFAULT_MEMORY = 2 << 30
-MEMORY_SHARE = 0.4
-"""Of the machine's memory, where that is less than DEFAULT_MEMORY."""
-
-GPU_BATCH_PIXELS = 1 << 20
-"""A GPU is full with a megapixel per call."""
-
 
 @dataclass(frozen=True)
-class UpscaleSettings:
-    """What the user may choose.
+class UpscaleSettings(EngineSettings):
+    """What the user may choose. quality: None for the format's default."""
 
-    tile: "auto", "none" or a side in pixels, halo included. memory: bytes for activations and images in flight, None
-    for a share of the machine's. batch: images per engine call, None for as many as pay. threads: for everything,
-    None for all. quality: None for the format's default.
-    """
-
-    engine: str = "auto"
-    precision: str = "auto"
-    tile: int | str = "auto"
-    memory: int | None = None
-    batch: int | None = None
     format: str = "same"
     quality: int | None = None
     png_compression: PngCompression = "fast"
     overwrite: bool = False
-    threads: int | None = None
+
+    @property
+    def encode(self) -> EncodeSettings:
+        """What encoders get of it."""
+        return EncodeSettings(self.quality, self.png_compression)
 
 
 class Upscaling:
     """One run, prepared; ``run`` does it and may be stopped from another thread or a signal handler."""
 
-    def __init__(self, source: Path, output: Path, model: Path, settings: UpscaleSettings) -> None:
+    def __init__(self, source: str | Path, output: str | Path, model: Path, settings: UpscaleSettings) -> None:
         """Look at everything that can be wrong before work starts.
 
         Raises InputError, ExportError, BackendUnavailableError.
         """
-        self.output, self.settings = output, settings
+        self.settings = settings
         self.started = time.perf_counter()
         self.model: ModelFile = read_model(model)
-        self.found: Jobs = find_jobs(source, output, settings.format)
-        if output.exists() and not output.is_dir():
-            raise InputError(f"{display(output)} is not a folder", hint="name an output folder")
+        self.source: Source
+        self.destination: Destination
+        self.source, self.destination = open_stores(source, output, EXTENSIONS)
+        _require_images(self.source)
         self.choice = backends.choose(settings.engine, self.model)
         self._run: Run | None = None
         self._stopped = False
 
     @property
-    def total(self) -> int:
-        """Jobs to do."""
-        return len(self.found.jobs)
+    def total(self) -> int | None:
+        """Jobs to do; None where only the end will tell."""
+        return self.source.total
 
     @property
     def finished(self) -> int:
@@ -98,16 +79,17 @@ class Upscaling:
 
     def plan(self) -> Report:
         """What would be done, touching nothing: for a dry run."""
-        report = self._report(Verdict(self.settings.precision, "not opened"), None)
-        policy = TilePolicy(self.settings.tile, pixels_within(self._memory(), DEFAULT_BYTES_PER_PIXEL, 1))
-        for job in self.found.jobs:
-            report.files.append(self._planned(job, policy))
-        return report
+        report = self._report(engine_report(self.choice, Verdict(self.settings.precision, "not opened"), None))
+        for job in self._jobs(""):
+            report.add(job.number, self._planned(job))
+        return self._with_left_out(report)
 
-    def _planned(self, job: Job, policy: TilePolicy) -> FileReport:
-        file = FileReport(display(job.name), display(job.output), "planned")
+    def _planned(self, job: Job) -> FileReport:
+        policy = TilePolicy(self.settings.tile, pixels_within(self.settings.memory_bytes, DEFAULT_BYTES_PER_PIXEL, 1))
+        file = _row(job)
+        file.status = "planned"
         try:
-            file.height, file.width, _ = read_size(read_file(job.source))
+            file.height, file.width = job.input.size()
             file.tiles = sum(len(row) for row in policy.plan(file.height, file.width, self.model.description))
         except (InputError, OSError) as exc:
             file.status, file.error = "failed", getattr(exc, "message", None) or str(exc)
@@ -116,89 +98,55 @@ class Upscaling:
     def run(self, on_progress: Callable[[], None] = lambda: None) -> Report:
         """Do it. The report holds every file's outcome.
 
-        Raises InputError where the output folder cannot be written, BackendUnavailableError or EngineBuildError
+        Raises InputError where the destination cannot be written, BackendUnavailableError or EngineBuildError
         where the engine cannot be opened. Failures of single files raise nothing.
         """
-        backend, settings = self.choice.backend, self.settings
-        threads = settings.threads or usable_cores()
-        with Manifest(self.output) as manifest:
-            verdict = choose_precision(backend, self.model, settings.precision, threads=threads)
-            lanes = min(backend.max_lanes, self._lanes(threads))
-            runners = backend.open_runners(self.model, precision=verdict.precision, threads=threads, lanes=lanes)
-            fallback = Fallback(self._fp32 if verdict.precision != EXACT else None)
-            try:
-                report = self._report(verdict, runners[0])
-                report.startup_seconds = time.perf_counter() - self.started
-                self._run = Run(
-                    self.found.jobs,
-                    self.output,
-                    manifest=manifest,
-                    runners=runners,
-                    fallback=fallback,
-                    settings=self._run_settings(verdict, runners, threads),
-                )
-                if self._stopped:
-                    self._run.stop()
-                report.files += self._run.execute(on_progress)
-            finally:
-                for runner in runners:
-                    runner.close()
-                fallback.close()
+        with self.destination, OpenEngine(self.model, self.choice, self.settings, at_once=self._at_once()) as engine:
+            report = self._report(engine.report())
+            report.startup_seconds = time.perf_counter() - self.started
+            jobs = self._jobs(self._settings_sha256(engine.verdict.precision))
+            self._run = Run(
+                jobs,
+                runners=engine.runners,
+                fallback=engine.fallback,
+                settings=engine.run_settings(),
+                on_end=lambda job, file, _: report.add(job.number, file),
+            )
+            if self._stopped:
+                self._run.stop()
+            self._run.execute(on_progress)
+        if self.total is not None:
+            for job in jobs:  # what a stopped run has left
+                report.add(job.number, _row(job))
         report.interrupted = self._stopped
         report.stopped_because = self._run.stopped_because
         report.seconds = time.perf_counter() - self.started
-        return report
+        return self._with_left_out(report)
 
-    def _lanes(self, threads: int) -> int:
-        """One image after another on all threads, or as many at once as there are threads and things to do."""
-        tiles = self.total if self.total > 1 else max(1, self.plan().files[-1].tiles)
-        return max(1, min(threads, tiles))
+    def _at_once(self) -> int | None:
+        """Images, or the tiles of the only one."""
+        if self.total != 1:
+            return self.total
+        return max(1, *(self._planned(job).tiles for job in self._jobs("")))
 
-    def _fp32(self) -> Runner:
-        return self.choice.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
-
-    def _memory(self) -> int:
-        return self.settings.memory or min(DEFAULT_MEMORY, int(MEMORY_SHARE * memory_bytes()))
-
-    def _run_settings(self, verdict: Verdict, runners: list[Runner], threads: int) -> RunSettings:
+    def _jobs(self, settings_sha256: str) -> Iterator[Job]:
         settings = self.settings
-        memory = self._memory()
-        details = runners[0].info.details
-        per_pixel = int(details.get("bytes_per_pixel") or DEFAULT_BYTES_PER_PIXEL)
-        sides = (details["max_height"], details["max_width"]) if "max_height" in details else None
-        return RunSettings(
-            settings_sha256=settings_sha256(
-                pipeline=PIPELINE_VERSION,
-                model=self.model.sha256,
-                engine=self.choice.backend.name,
-                precision=verdict.precision,
-                quality=settings.quality,
-                png_compression=settings.png_compression,
-            ),
-            encode=EncodeSettings(settings.quality, settings.png_compression),
-            tiles=TilePolicy(settings.tile, pixels_within(memory // 2, per_pixel, len(runners)), sides),
-            batch=self._batch(details),
-            overwrite=settings.overwrite,
-            in_flight_bytes=memory // 2,
-            decoders=max(1, min(4, threads // 4)),
-            encoders=max(1, min(8, threads // 2)),
+        files = FileSettings(settings_sha256, settings.encode, settings.format, settings.overwrite)
+        return file_jobs(self.source, self.destination, files)
+
+    def _settings_sha256(self, precision: str) -> str:
+        return digest(
+            pipeline=PIPELINE_VERSION,
+            model=self.model.sha256,
+            engine=self.choice.backend.name,
+            precision=precision,
+            quality=self.settings.quality,
+            png_compression=self.settings.png_compression,
         )
 
-    def _batch(self, details: Mapping[str, Any]) -> BatchPolicy:
-        """As asked for; else as many as pay on a CPU, or as the profile of a GPU's engine allows."""
-        most = int(details.get("max_batch", MAX_BATCH))
-        if self.settings.batch is not None:
-            return fixed_batch(min(self.settings.batch, most))
-        return BatchPolicy(most, GPU_BATCH_PIXELS) if "max_batch" in details else BatchPolicy()
-
-    def _report(self, verdict: Verdict, runner: Runner | None) -> Report:
+    def _report(self, engine: dict[str, Any]) -> Report:
         description = self.model.description
-        engine = {"backend": self.choice.backend.name, "chosen_because": self.choice.reason}
-        if runner is not None:
-            engine |= asdict(runner.info)
-        engine |= {"precision": verdict.precision, "precision_because": verdict.reason}
         return Report(
-            files=[FileReport(display(name), "", "failed", error) for name, error in self.found.broken],
             engine=engine,
             model={
                 "path": display(self.model.path),
@@ -208,6 +156,26 @@ class Upscaling:
                 "halo": description.halo,
             },
             settings=asdict(self.settings),
-            ignored=dict(self.found.ignored),
-            skipped_folders=[display(name) for name in self.found.skipped_folders],
+        )
+
+    def _with_left_out(self, report: Report) -> Report:
+        left_out = self.source.left_out
+        for name, error in left_out.broken:
+            report.add(0, FileReport(display(name), "", "failed", error))
+        report.ignored = dict(left_out.ignored)
+        report.skipped_folders = [display(name) for name in left_out.skipped_folders]
+        return report
+
+
+def _row(job: Job) -> FileReport:
+    return FileReport(display(job.input.name), display(job.output.name), "not started")
+
+
+def _require_images(source: Source) -> None:
+    left_out = source.left_out
+    if source.total == 0 and not left_out.broken:
+        others = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in left_out.ignored.most_common(5))
+        raise InputError(
+            f"there are no images in {source.location}" + (f" (other files: {others})" if others else ""),
+            hint=f"images end in {' '.join(sorted(EXTENSIONS))}",
         )

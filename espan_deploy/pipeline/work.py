@@ -1,30 +1,20 @@
-"""One image on its way through the stages: its tiles, the bands they fill, and the file they end in."""
+"""One image on its way through the stages: its tiles, the bands they fill, and the output they end in."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 
 from espan_deploy.backends.base import scaled
-from espan_deploy.pipeline.encode import EncodeSettings, Sink, open_sink
-from espan_deploy.pipeline.jobs import HIDDEN_PREFIX, Job
-from espan_deploy.pipeline.manifest import PART_SUFFIX, sha256_of
-from espan_deploy.pipeline.picture import Picture, Pixels, to_file_pixels, upscaled_alpha
+from espan_deploy.pipeline.jobs import Job, Sink
+from espan_deploy.pipeline.picture import Picture, Pixels, upscaled_alpha
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.tiles import Tile, kept_height
-
-SYNC_BYTES = 32 << 20
-"""Of a file that is written band by band, after which they are put on disk."""
 
 
 @dataclass
@@ -70,26 +60,23 @@ class Region:
 
 
 class Work:
-    """A decoded image, until its file has its name or it failed.
+    """A decoded image, until its result is delivered or it failed.
 
-    Its methods may be called from any thread.
+    held_bytes: of the memory in flight that it counts for. Its methods may be called from any thread.
     """
 
     def __init__(
         self,
         job: Job,
+        report: FileReport,
         picture: Picture,
         *,
-        input_sha256: str,
         rows: list[list[Tile]],
         scale: int,
-        target: Path,
-        settings: EncodeSettings,
+        held_bytes: int,
     ) -> None:
-        self.job, self.picture, self.input_sha256 = job, picture, input_sha256
-        self.rows, self.scale, self.target = rows, scale, target
-        self.settings = settings
-        self.deep = picture.depth == 16 and job.format.deep
+        self.job, self.report, self.picture = job, report, picture
+        self.rows, self.scale, self.held_bytes = rows, scale, held_bytes
         self.infer_seconds = self.encode_seconds = 0.0
         self.redone_fp32 = 0
         self.failed = False
@@ -100,9 +87,6 @@ class Work:
         self._writing = threading.Lock()  # held while writing; taken before the other one
         self._prepared: dict[int, tuple[Iterable[Any], Pixels | None]] = {}
         self._next = 0
-        self._synced = 0
-        self._file: BinaryIO | None = None
-        self._part: Path | None = None
         self._sink: Sink | None = None
 
     @property
@@ -112,8 +96,9 @@ class Work:
             for tile in row:
                 yield Region(self, index, tile)
 
-    def fill(self, report: FileReport) -> None:
-        """Write what is known into the file's report."""
+    def fill_report(self) -> None:
+        """Write what is known into the report."""
+        report = self.report
         report.tiles = sum(len(row) for row in self.rows)
         report.redone_fp32 = self.redone_fp32
         report.notes = list(self.picture.notes)
@@ -162,7 +147,7 @@ class Work:
             return band.missing == 0
 
     def encode(self, index: int) -> bool:
-        """Encode a complete band, and write those whose turn it is; whether the file's contents are complete."""
+        """Encode a complete band, and write those whose turn it is; whether the result is complete."""
         start = time.perf_counter()
         with self._lock:
             band = self._bands.pop(index, None)
@@ -175,13 +160,8 @@ class Work:
         if alpha is not None:
             rows = self.rows[index][0].rows
             alpha = upscaled_alpha(alpha, self.scale, rows.start, rows.stop)
-        if self.picture.depth == 16 and not self.deep:
-            color = _to_bytes(color)
-            alpha = None if alpha is None else _to_bytes(alpha)
-        pixels = to_file_pixels(color, alpha, self.picture)
+        parts = sink.prepare(color, alpha)
         del color, alpha
-        parts = sink.prepare(pixels)
-        del pixels
         if index != self._next:
             parts = list(parts)  # compressed now, while others are being written
         with self._writing:
@@ -200,7 +180,7 @@ class Work:
             if complete:
                 sink.finish()
             else:
-                self._sync_now_and_then()
+                self.job.output.settle()
             self.encode_seconds += time.perf_counter() - start
             return complete
 
@@ -212,71 +192,25 @@ class Work:
             else:
                 self._spare.clear()
 
-    def _sync_now_and_then(self) -> None:
-        """Let the disk write while the rest is computed, rather than at the end."""
-        assert self._file is not None
-        if self._file.tell() - self._synced >= SYNC_BYTES:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._synced = self._file.tell()
-
     def _open(self) -> Sink:
         with self._writing:
             if self._sink is None:
-                self.target.parent.mkdir(parents=True, exist_ok=True)
-                descriptor, name = tempfile.mkstemp(PART_SUFFIX, f"{HIDDEN_PREFIX}-", self.target.parent)
-                self._part = Path(name)
-                self._file = cast(BinaryIO, os.fdopen(descriptor, "w+b"))
-                self._sink = open_sink(
-                    self._file, self.job.format, self.settings, self.picture, self.scale, deep=self.deep
-                )
+                self._sink = self.job.output.open(self.picture, self.scale)
             return self._sink
 
-    def sync(self) -> tuple[str, int]:
-        """Put the complete contents on disk, still under their temporary name: their SHA-256 and size."""
-        assert self._file is not None
-        assert self._part is not None
+    def publish(self) -> int:
+        """Deliver the complete result; its size in bytes."""
         start = time.perf_counter()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        assert self._sink is not None
-        digest, size = self._sink.sha256() or sha256_of(self._part), self._part.stat().st_size
-        # mkstemp makes files for their owner only; a result is as readable as any other new file.
-        self._part.chmod(0o666 & ~_umask())
+        size = self.job.output.publish()
         self.encode_seconds += time.perf_counter() - start
-        return digest, size
-
-    def publish(self) -> None:
-        """Give the file its name."""
-        assert self._part is not None
-        self._part.replace(self.target)
-        self._part = None
+        return size
 
     def discard(self) -> None:
         """Remove what was written so far. Calling it twice does no harm."""
-        with self._writing, self._lock:
-            self.failed = True
-            self._bands.clear()
-            self._spare.clear()
+        with self._writing:
+            with self._lock:
+                self.failed = True
+                self._bands.clear()
+                self._spare.clear()
             self._prepared.clear()
-            if self._file is not None:
-                with contextlib.suppress(OSError):
-                    self._file.close()
-            if self._part is not None:
-                with contextlib.suppress(OSError):
-                    self._part.unlink()
-                self._part = None
-
-
-def _to_bytes(values: Pixels) -> Pixels:
-    levels: Pixels = np.rint(values.clip(0, 1) * np.float32(255)).astype(np.uint8)
-    return levels
-
-
-@cache
-def _umask() -> int:
-    """The process's umask; it can only be read by setting it, so once."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            self.job.output.discard()

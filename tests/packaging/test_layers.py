@@ -28,7 +28,9 @@ LAYERS = (
     ("engine",),
     ("sources",),
     ("deploy",),
+    ("stores",),
     ("pipeline",),
+    ("upscaler",),
     ("bench",),
     ("cli",),
 )

@@ -30,7 +30,7 @@ def written(pixels: NDArray[np.uint8], cuts: list[int], quality: int = 90, **hea
         buffer, FORMATS["jpeg"], EncodeSettings(quality), Picture(pixels, None, 8, "JPEG", **head), 1, deep=False
     )
     for low, high in zip([0, *cuts], [*cuts, len(pixels)], strict=True):
-        for part in sink.prepare(pixels[low:high]):
+        for part in sink.parts(pixels[low:high]):
             sink.commit(part)
     sink.finish()
     return buffer.getvalue()

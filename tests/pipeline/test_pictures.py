@@ -73,7 +73,7 @@ def written(picture: Picture, format_name: str, **settings: Any) -> bytes:
     cut = SCALE * (picture.height // 2)
     bands = [band for band in (pixels[:cut], pixels[cut:]) if len(band)]
     for band in bands:
-        for part in sink.prepare(band):
+        for part in sink.parts(band):
             sink.commit(part)
     sink.finish()
     assert sink.sha256() in (None, hashlib.sha256(buffer.getvalue()).hexdigest())

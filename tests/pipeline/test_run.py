@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
+import itertools
+import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,20 @@ from synthetic import synthetic_description
 
 from espan_deploy.backends.base import EngineInfo, Images, Runner
 from espan_deploy.backends.finite import NonFiniteError
-from espan_deploy.errors import InferenceError
+from espan_deploy.errors import InferenceError, InputError
+from espan_deploy.pipeline.decode import EXTENSIONS
+from espan_deploy.pipeline.decoded import PictureInput, PixelOutput
 from espan_deploy.pipeline.encode import EncodeSettings
+from espan_deploy.pipeline.encoded import FileSettings, file_jobs
 from espan_deploy.pipeline.infer import Fallback, Lane
-from espan_deploy.pipeline.jobs import find_jobs
-from espan_deploy.pipeline.manifest import Manifest
+from espan_deploy.pipeline.jobs import Job
+from espan_deploy.pipeline.picture import Picture, Pixels
 from espan_deploy.pipeline.plan import BatchPolicy, TilePolicy, fixed_batch
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.run import Run, RunSettings
 from espan_deploy.pipeline.work import Work
+from espan_deploy.stores.folder import FolderDestination, FolderSource
+from espan_deploy.stores.memory import Memory
 
 SCALE, HALO = 4, 2
 
@@ -73,23 +81,34 @@ class Setup:
         tile: int | str = "auto",
         max_pixels: int = 1 << 20,
         batch: int | None = None,
+        settings_sha256: str = "s",
+        overwrite: bool = False,
         **changes: Any,
     ) -> list[FileReport]:
-        jobs = find_jobs(self.source, self.output, "png").jobs
+        files = FileSettings(settings_sha256, EncodeSettings(), "png", overwrite)
         policy = BatchPolicy() if batch is None else fixed_batch(batch)
-        values: dict[str, Any] = {"settings_sha256": "s", "encode": EncodeSettings(), "batch": policy}
-        settings = RunSettings(**{**values, **changes}, tiles=TilePolicy(tile, max_pixels))
-        with Manifest(self.output) as manifest:
+        settings = RunSettings(tiles=TilePolicy(tile, max_pixels), batch=policy, **changes)
+        ended: dict[int, FileReport] = {}
+
+        def on_end(job: Job, report: FileReport, _: BaseException | None) -> None:
+            assert job.number not in ended
+            ended[job.number] = report
+
+        with FolderDestination(self.output) as destination:
+            jobs = file_jobs(FolderSource(self.source, EXTENSIONS), destination, files)
             self.last = Run(
                 jobs,
-                self.output,
-                manifest=manifest,
                 runners=list(runners) or [NumpyRunner()],
                 fallback=Fallback(self.fallback),
                 settings=settings,
+                on_end=on_end,
             )
             during(self.last)
-            return self.last.execute()
+            self.last.execute()
+        assert self.last.finished == len(ended)
+        for job in jobs:
+            ended[job.number] = FileReport(job.input.name, job.output.name, "not started")
+        return [report for _, report in sorted(ended.items())]
 
     def result(self, name: str) -> NDArray[Any]:
         return np.asarray(Image.open(self.output / name))
@@ -134,13 +153,10 @@ def test_images_of_one_shape_share_calls(setup: Setup) -> None:
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_tiles_equal_the_whole(setup: Setup, tile: int, suffix: str) -> None:
     pixels = photo(setup.source / f"a.{suffix}", 41, 53)
-    assert statuses(setup.run(NumpyRunner(), NumpyRunner(), tile=tile, encoders=2)) == ["done"]
+    (report,) = setup.run(NumpyRunner(), NumpyRunner(), tile=tile, encoders=2)
+    assert report.status == "done"
+    assert report.tiles > 1
     assert np.array_equal(setup.result("a.png"), upscaled(pixels[None])[0])
-    assert self_tiles(setup) > 1
-
-
-def self_tiles(setup: Setup) -> int:
-    return setup.last.reports[0].tiles
 
 
 def test_out_of_memory_halves_the_tiles_and_loses_nothing(setup: Setup) -> None:
@@ -341,6 +357,99 @@ def test_memory_in_flight_is_bounded(setup: Setup) -> None:
     assert statuses(setup.run(in_flight_bytes=1)) == ["done"] * 25  # one at a time, and no deadlock
 
 
+class TestOtherEnds:
+    """What the stages are for besides folders."""
+
+    def execute(self, jobs: Iterable[Job], **changes: Any) -> dict[int, tuple[FileReport, BaseException | None]]:
+        ended: dict[int, tuple[FileReport, BaseException | None]] = {}
+        values: dict[str, Any] = {"tiles": TilePolicy("auto", 1 << 20), "batch": BatchPolicy(), **changes}
+        Run(
+            jobs,
+            runners=[NumpyRunner(), NumpyRunner()],
+            fallback=Fallback(None),
+            settings=RunSettings(**values),
+            on_end=lambda job, report, exc: ended.update({job.number: (report, exc)}),
+        ).execute()
+        return ended
+
+    @pytest.mark.parametrize("tile", ["auto", 16])
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    @pytest.mark.parametrize("depth", [8, 16])
+    def test_pictures_in_pixels_out(self, tile: int | str, channels: int, depth: int) -> None:
+        rng = np.random.default_rng(channels)
+        values = rng.integers(0, 256, (5, 23, 31, channels), dtype=np.uint8)
+        frames = values if depth == 8 else (values / 255).astype(np.float32)
+        results: dict[int, Pixels] = {}
+
+        def job(number: int) -> Job:
+            color = frames[number, ..., 0] if channels < 3 else np.ascontiguousarray(frames[number, ..., :3])
+            alpha = None if channels in (1, 3) else frames[number, ..., -1]
+            picture = Picture(color, alpha, depth, "")
+            return Job(
+                number,
+                PictureInput("frame", picture),
+                PixelOutput("", lambda pixels: results.update({number: pixels})),
+            )
+
+        ended = self.execute(map(job, range(5)), tiles=TilePolicy(tile, 1 << 20))
+        assert {report.status for report, _ in ended.values()} == {"done"}
+        for number, frame in enumerate(frames):
+            expected = upscaled(frame[None])[0]
+            result = results[number].reshape(expected.shape)
+            assert results[number].ndim == (2 if channels == 1 else 3)
+            assert result.dtype == frame.dtype
+            colors = slice(0, 1 if channels < 3 else 3)
+            tolerance = (1 if depth == 8 else 1e-6) if channels < 3 else 0  # grey goes through the luma weights
+            assert np.abs(result[..., colors].astype(float) - expected[..., colors]).max() <= tolerance
+
+    def test_files_through_memory(self) -> None:
+        buffer = io.BytesIO()
+        pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(buffer, "png")
+        source, output = Memory({"a.png": buffer.getvalue(), "b.png": b"no image"}), Memory()
+        jobs = file_jobs(source, output, FileSettings("s", EncodeSettings()))
+        ended = self.execute(jobs)
+        assert [ended[number][0].status for number in (1, 2)] == ["done", "failed"]
+        assert isinstance(ended[2][1], InputError)
+        assert list(output.files) == ["a.png"]
+        assert np.array_equal(Image.open(io.BytesIO(output.files["a.png"].data)), upscaled(pixels[None])[0])
+
+    def test_jobs_may_come_for_ever_and_results_come_back_one_by_one(self) -> None:
+        """As a service has them: the next picture arrives when the result before is there."""
+        waiting: queue.Queue[Job | None] = queue.Queue()
+        sums: list[int] = []
+
+        def ask() -> None:
+            picture = Picture(np.full((6, 6, 3), len(sums), np.uint8), None, 8, "")
+            waiting.put(Job(len(sums), PictureInput("request", picture), PixelOutput("", answer)))
+
+        def answer(pixels: Pixels) -> None:
+            sums.append(int(pixels[12, 12, 0]))
+            ask() if len(sums) < 30 else waiting.put(None)
+
+        ask()
+        self.execute(iter(waiting.get, None))
+        assert sums == list(range(30))
+
+    def test_millions_of_jobs_are_asked_for_only_when_there_is_room(self) -> None:
+        asked, delivered = itertools.count(), itertools.count()
+        most = 0
+
+        def job(number: int) -> Job:
+            nonlocal most
+            most = max(most, next(asked) - number_delivered[0])
+            picture = Picture(np.zeros((8, 8, 3), np.uint8), None, 8, "")
+            return Job(number, PictureInput("", picture), PixelOutput("", deliver))
+
+        def deliver(_: Pixels) -> None:
+            number_delivered[0] = next(delivered) + 1
+
+        number_delivered = [0]
+        self.execute(map(job, range(2000)), in_flight_bytes=1 << 16, batch=fixed_batch(4))
+        assert number_delivered == [2000]
+        assert most < 100
+
+
 class TestResume:
     def test_what_is_current_is_skipped_whatever_the_clock_says(self, setup: Setup) -> None:
         import os
@@ -398,10 +507,8 @@ class TestResume:
         assert not part.exists()
 
     def test_a_second_run_on_the_same_folder_is_refused(self, setup: Setup) -> None:
-        from espan_deploy.errors import InputError
-
         photo(setup.source / "a.png")
-        with Manifest(setup.output), pytest.raises(InputError, match="another run"):
+        with FolderDestination(setup.output), pytest.raises(InputError, match="another run"):
             setup.run()
 
 

@@ -1,4 +1,4 @@
-"""What was made of what: the record in the output folder that lets a run go on where another ended.
+"""What was made of what: the record in an output folder that lets a run go on where another ended.
 
 One line of JSON per output, appended before the output gets its name. So a run that was killed leaves either no
 output and perhaps a line, or an output and its line; both are told from the contents alone, never from clocks.
@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from enum import Enum
 from io import FileIO
 from pathlib import Path
 
 from espan_deploy.errors import InputError
-from espan_deploy.pipeline.jobs import HIDDEN_PREFIX
+from espan_deploy.stores import HIDDEN_PREFIX
 
 NAME = f"{HIDDEN_PREFIX}.jsonl"
-PART_SUFFIX = ".part"
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,15 +30,6 @@ class Record:
     output_sha256: str
     input_sha256: str
     settings_sha256: str
-
-
-class State(Enum):
-    """What is known of an output that a job wants to write."""
-
-    MISSING = "missing"
-    CURRENT = "current"
-    OUTDATED = "outdated"
-    FOREIGN = "foreign"
 
 
 class Manifest:
@@ -76,29 +63,18 @@ class Manifest:
         for record in _parse(data):
             self._remember(record)
         self._torn = bool(data) and not data.endswith(b"\n")
-        self._remove_parts()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
 
-    def state(self, output: str, input_sha256: str, settings_sha256: str) -> State:
-        """Whether an output is there, made of this input with these settings, by us at all, and unedited."""
-        path = self.folder / output
-        if not os.path.lexists(path):
-            return State.MISSING
-        try:
-            record = self._records.get((output, sha256_of(path)))
-        except OSError:
-            record = None
-        if record is None:
-            return State.FOREIGN
-        made_of = (record.input_sha256, record.settings_sha256)
-        return State.CURRENT if made_of == (input_sha256, settings_sha256) else State.OUTDATED
+    def find(self, output: str, output_sha256: str) -> Record | None:
+        """What is recorded of an output with these contents."""
+        return self._records.get((output, output_sha256))
 
     def add(self, record: Record) -> None:
-        """Record an output that is about to get its name; on disk when this returns."""
+        """Record an output that is about to get its name; on disk when this returns. For one thread at a time."""
         assert self._file is not None
         # A line that a kill or a full disk cut off stays alone: the next one starts afresh.
         line = (b"\n" if self._torn else b"") + json.dumps(asdict(record)).encode() + b"\n"
@@ -112,28 +88,6 @@ class Manifest:
     def _remember(self, record: Record) -> None:
         # By contents too: a run killed just before renaming leaves the line of the new and the file of the old.
         self._records[record.output, record.output_sha256] = record
-
-    def _remove_parts(self) -> None:
-        """Remove what a killed run left half-written. The lock is ours, so nobody is writing them."""
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                if name.startswith(HIDDEN_PREFIX) and name.endswith(PART_SUFFIX):
-                    with contextlib.suppress(OSError):
-                        Path(folder, name).unlink()
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's contents."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def settings_sha256(**settings: object) -> str:
-    """Of everything besides the input that an output depends on."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _parse(data: bytes) -> Iterator[Record]:

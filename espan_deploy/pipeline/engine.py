@@ -1,0 +1,120 @@
+"""An engine opened for the stages: chosen, in its precision, with as many lanes as there is work for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from espan_deploy.backends import Choice
+from espan_deploy.backends.base import Runner
+from espan_deploy.backends.model import ModelFile
+from espan_deploy.backends.precision import EXACT, Verdict, choose_precision
+from espan_deploy.machine import memory_bytes, usable_cores
+from espan_deploy.pipeline.infer import Fallback
+from espan_deploy.pipeline.plan import (
+    DEFAULT_BYTES_PER_PIXEL,
+    MAX_BATCH,
+    BatchPolicy,
+    TilePolicy,
+    fixed_batch,
+    pixels_within,
+)
+from espan_deploy.pipeline.run import RunSettings
+
+DEFAULT_MEMORY = 2 << 30
+MEMORY_SHARE = 0.4
+"""Of the machine's memory, where that is less than DEFAULT_MEMORY."""
+
+GPU_BATCH_PIXELS = 1 << 20
+"""A GPU is full with a megapixel per call."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the user may choose of the engine and of the work it is given.
+
+    tile: "auto", "none" or a side in pixels, halo included. memory: bytes for activations and images in flight, None
+    for a share of the machine's. batch: images per engine call, None for as many as pay. threads: for everything,
+    None for all.
+    """
+
+    engine: str = "auto"
+    precision: str = "auto"
+    tile: int | str = "auto"
+    memory: int | None = None
+    batch: int | None = None
+    threads: int | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """As asked for, or this machine's share."""
+        return self.memory or min(DEFAULT_MEMORY, int(MEMORY_SHARE * memory_bytes()))
+
+
+class OpenEngine:
+    """Runners that share an engine, and what falls back on FP32 for them. Use as a context manager, or close it.
+
+    at_once: tiles or images that there are to work on at once; None for more than there are threads.
+    Raises BackendUnavailableError or EngineBuildError where it cannot be opened.
+    """
+
+    def __init__(self, model: ModelFile, choice: Choice, settings: EngineSettings, *, at_once: int | None) -> None:
+        self.model, self.choice, self.settings = model, choice, settings
+        self.threads = settings.threads or usable_cores()
+        self.verdict: Verdict = choose_precision(choice.backend, model, settings.precision, threads=self.threads)
+        # One image after another on all threads, or as many at once as there are threads and things to do.
+        lanes = max(1, min(self.threads, at_once or self.threads, choice.backend.max_lanes))
+        self.runners = choice.backend.open_runners(
+            model, precision=self.verdict.precision, threads=self.threads, lanes=lanes
+        )
+        self.fallback = Fallback(self._fp32 if self.verdict.precision != EXACT else None)
+
+    def __enter__(self) -> OpenEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every runner."""
+        for runner in self.runners:
+            runner.close()
+        self.fallback.close()
+
+    def _fp32(self) -> Runner:
+        return self.choice.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
+
+    def run_settings(self) -> RunSettings:
+        """How the stages use it."""
+        settings = self.settings
+        memory = settings.memory_bytes
+        details = self.runners[0].info.details
+        per_pixel = int(details.get("bytes_per_pixel") or DEFAULT_BYTES_PER_PIXEL)
+        sides = (details["max_height"], details["max_width"]) if "max_height" in details else None
+        return RunSettings(
+            tiles=TilePolicy(settings.tile, pixels_within(memory // 2, per_pixel, len(self.runners)), sides),
+            batch=self._batch(details),
+            in_flight_bytes=memory // 2,
+            decoders=max(1, min(4, self.threads // 4)),
+            encoders=max(1, min(8, self.threads // 2)),
+        )
+
+    def _batch(self, details: Mapping[str, Any]) -> BatchPolicy:
+        """As asked for; else as many as pay on a CPU, or as the profile of a GPU's engine allows."""
+        most = int(details.get("max_batch", MAX_BATCH))
+        if self.settings.batch is not None:
+            return fixed_batch(min(self.settings.batch, most))
+        return BatchPolicy(most, GPU_BATCH_PIXELS) if "max_batch" in details else BatchPolicy()
+
+    def report(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return engine_report(self.choice, self.verdict, self.runners[0])
+
+
+def engine_report(choice: Choice, verdict: Verdict, runner: Runner | None) -> dict[str, Any]:
+    """What a report says of an engine; runner: None where it was not opened."""
+    report: dict[str, Any] = {"backend": choice.backend.name, "chosen_because": choice.reason}
+    if runner is not None:
+        report |= asdict(runner.info)
+    return report | {"precision": verdict.precision, "precision_because": verdict.reason}

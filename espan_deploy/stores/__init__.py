@@ -1,0 +1,152 @@
+"""Where files come from and where results go: two small protocols, and a row for each kind of place.
+
+A **source** lists names and reads bytes. A **destination** knows what is done, and takes results so that nobody ever
+sees half of one; what was made of what (its :class:`MadeFrom`) is its promise to keep, in whatever way suits it.
+Stores know nothing of pictures. ``tests/stores/`` holds every one of them to the same contract.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from espan_deploy.errors import InputError
+
+HIDDEN_PREFIX = ".espan-deploy"
+"""Of our own files at a destination; no source lists them."""
+
+MAX_FILE_BYTES = 1 << 31
+"""A larger image file is no image that this machine could hold."""
+
+Endings = frozenset[str]
+"""Of the files to be listed: lower case, with their dot."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a source: its name, relative to the source; its size in bytes, None where listing does not tell it."""
+
+    name: str
+    size: int | None = None
+
+
+@dataclass
+class LeftOut:
+    """What a source did not list so far.
+
+    ignored: files with other endings, by ending. skipped_folders: links back to a folder already seen.
+    broken: what cannot even be looked at, with the reason.
+    """
+
+    ignored: Counter[str] = field(default_factory=Counter)
+    skipped_folders: list[str] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """Files to read.
+
+    location: as printed. total: how many there are, None where only listing them all would tell.
+    """
+
+    @property
+    def location(self) -> str: ...  # noqa: D102
+
+    @property
+    def total(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def left_out(self) -> LeftOut: ...  # noqa: D102
+
+    def entries(self) -> Iterator[Entry]:
+        """The files, in the order of their names' code points, one after another: they may be millions.
+
+        Raises InputError where listing fails.
+        """
+        ...
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file. From any thread. Raises InputError or OSError."""
+        ...
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What a result depends on: SHA-256 of the input's contents, and of the model and all settings."""
+
+    input_sha256: str
+    settings_sha256: str
+
+
+class State(Enum):
+    """What stands where a result is to go: nothing; that very result; an older one of ours; something not ours."""
+
+    MISSING = "missing"
+    CURRENT = "current"
+    OUTDATED = "outdated"
+    FOREIGN = "foreign"
+
+
+class Part(Protocol):
+    """A result on its way, invisible until published. For one thread at a time."""
+
+    @property
+    def file(self) -> BinaryIO:
+        """To write to and seek in."""
+        ...
+
+    def settle(self) -> None:
+        """A moment between writes, to move on what is written so far rather than all of it at the end."""
+        ...
+
+    def publish(self, made_from: MadeFrom, sha256: str | None) -> int:
+        """Give the result its name, whole and lasting, in the place of what stood there; its size in bytes.
+
+        sha256: of the contents, where the caller knows it. Raises OSError or InputError; then discard it.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Remove what was written. Does no harm twice, or after publication."""
+        ...
+
+
+class Destination(Protocol):
+    """Where results go. Use as a context manager; its methods may then be called from any thread.
+
+    location: as printed. Entering raises InputError where it cannot be written to.
+    """
+
+    @property
+    def location(self) -> str: ...  # noqa: D102
+
+    def __enter__(self) -> Destination: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def state(self, name: str, made_from: MadeFrom) -> State:
+        """What stands under a name, judged by contents alone, never by clocks."""
+        ...
+
+    def create(self, name: str) -> Part:
+        """Begin a result. Raises OSError or InputError."""
+        ...
+
+
+def open_stores(source: str | Path, destination: str | Path, endings: Endings) -> tuple[Source, Destination]:
+    """Both ends of a run. Raises InputError where there is no such source, or results would become inputs."""
+    from espan_deploy.stores.folder import FolderDestination, FolderSource, check_apart
+
+    found, output = FolderSource(Path(source), endings), FolderDestination(Path(destination))
+    check_apart(found, output)
+    return found, output
+
+
+def check_size(size: int) -> None:
+    """Raise InputError for a file larger than any that is read."""
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"the file has {size:,} bytes, more than {MAX_FILE_BYTES:,}")
