@@ -24,10 +24,11 @@ import numpy as np
 
 from espan_deploy.backends.base import Images, Step, scaled
 from espan_deploy.backends.finite import NonFiniteError, check_finite
+from espan_deploy.backends.kept import remembered
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.openvino_graph import bytes_per_pixel, round_at, rounded_operations, with_pixels
 from espan_deploy.backends.openvino_runtime import openvino_module
-from espan_deploy.backends.probe import made_up_photograph, remembered
+from espan_deploy.backends.probe import made_up_photograph
 from espan_deploy.errors import EngineBuildError
 
 FREQUENT_PIXELS = 3 << 18
@@ -100,7 +101,7 @@ class CompiledModel:
         self.bytes_per_pixel = bytes_per_pixel(self._graph, hint)
         self._rounded: list[str] | None = remembered(
             ("shapes agree", model.sha256, "openvino", self.version, hint, str(MEASURE_VERSION)),
-            (list, type(None)),
+            _names_or_none,
             self._measure_agreement,
         )
 
@@ -247,6 +248,13 @@ def first_line(exc: Exception) -> str:
     """What OpenVINO says last, which is the reason."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return lines[-1] if lines else type(exc).__name__
+
+
+def _names_or_none(kept: object) -> list[str] | None:
+    """As kept by an earlier run. Raises TypeError for what is neither."""
+    if kept is not None and not (isinstance(kept, list) and all(isinstance(name, str) for name in kept)):
+        raise TypeError("neither names nor null")
+    return kept
 
 
 def _pixels(shape: tuple[int, ...]) -> int:

@@ -1,23 +1,21 @@
-"""What is found out about a model on this machine: on what image, and where the figure is kept."""
+"""The images on which something is found out about a model: always the same, and made up."""
 
 from __future__ import annotations
-
-import contextlib
-import json
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from espan_deploy.errors import InputError
-from espan_deploy.files import cache_folder, write_atomically
-from espan_deploy.machine import processor_name
+Image = NDArray[np.uint8]
 
-CACHE_FILE = "measured.json"
+LINES = ("Text and lines", "0123456789 (a)", "The quick brown", "fox jumps over", "the lazy dog.", "HEAD, next: x=1")
+
+LINE_HEIGHT = 15
+
+LEAST_PAGE = 96
+"""Side of the smallest page that everything fits on; of smaller ones its corner is taken."""
 
 
-def made_up_photograph(side: int, multiple: int) -> NDArray[np.uint8]:
+def made_up_photograph(side: int, multiple: int) -> Image:
     """(H, W, 3): gradients, edges, and texture with a photograph's spectrum."""
     side += -side % multiple
     rng = np.random.default_rng(0)
@@ -32,26 +30,31 @@ def made_up_photograph(side: int, multiple: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray((planes.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
 
 
-def remembered(what: Sequence[str], kinds: tuple[type, ...], measure: Callable[[], Any]) -> Any:
-    """A finding from the user's cache, or measured now and kept there: anything that JSON holds.
+def made_up_page(side: int, multiple: int) -> Image:
+    """(H, W, 3): as on a screenshot or a scan, text, rules and boxes, every edge as hard as pixels allow.
 
-    what: everything it depends on, the machine's processor apart. kinds: its types; what else stands there is not used.
+    Black and white only: where saturated colours meet, networks trained on photographs break down in any precision.
     """
-    key = "/".join((*what, processor_name()))
-    kept = _read_cache()
-    if key in kept and isinstance(kept[key], kinds):
-        return kept[key]
-    finding = measure()
-    # Without a place to keep it, it is measured again next time.
-    with contextlib.suppress(OSError, InputError):
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        write_atomically(cache_folder() / CACHE_FILE, json.dumps({**_read_cache(), key: finding}).encode())
-    return finding
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
+
+    asked = side + -side % multiple
+    side = max(asked, LEAST_PAGE)
+    page = Pillow.new("L", (side, side), 255)
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default_imagefont()  # of bits: the same with every version of FreeType
+    for index in range(side // 2 // LINE_HEIGHT):
+        draw.text((3, 3 + index * LINE_HEIGHT), "  ".join([LINES[index % len(LINES)]] * (1 + side // 96)), 0, font)
+    middle = side // 2
+    draw.rectangle((0, middle, side, middle + LINE_HEIGHT), 0)
+    draw.text((3, middle + 2), LINES[2], 255, font)
+    top, bottom = middle + LINE_HEIGHT + 4, side - 5
+    draw.rectangle((4, top, side // 3, bottom), outline=0)
+    draw.rectangle((side // 3 + 8, top, side // 2, bottom), 0)
+    draw.line((side // 2 + 6, top, side - 6, bottom), 0)
+    draw.line((0, bottom + 2, side, bottom + 2), 90)
+    return np.repeat(np.asarray(page)[:asked, :asked, None], 3, axis=2)
 
 
-def _read_cache() -> dict[str, object]:
-    try:
-        document = json.loads((cache_folder() / CACHE_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+PROBES = {"photograph": made_up_photograph, "page of text": made_up_page}
+"""By name, what a precision is judged on: smooth and rough, and as hard as it gets."""

@@ -55,7 +55,10 @@ def list_cache(*, verify: bool = False) -> list[CacheEntry]:
 
 
 def clear_cache() -> tuple[int, int]:
-    """Remove every engine that is not being built, with what belongs to it. Returns how many, and their bytes."""
+    """Remove every engine that is not being built, with what belongs to it, and what was measured.
+
+    Returns how many engines, and the bytes of all.
+    """
     count = freed = 0
     for path in _engines():
         with lock(path, wait=False) as held:
@@ -65,7 +68,7 @@ def clear_cache() -> tuple[int, int]:
             count += 1
             manifest_path(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-    for extra in ("runtime", "timing"):
+    for extra in ("runtime", "timing", "measured"):
         for path in _files(cache_folder() / extra):
             freed += path.stat().st_size
             path.unlink(missing_ok=True)

@@ -1,32 +1,20 @@
-"""Which backend and which precision are taken, and why."""
+"""Which backend is taken, and why; what is read of a model file."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from synthetic import save_synthetic
 
 from espan_deploy import backends
-from espan_deploy.backends import precision as precisions
 from espan_deploy.backends.model import ModelFile, read_model
-from espan_deploy.backends.precision import choose_precision, measure
-from espan_deploy.backends.probe import made_up_photograph
 from espan_deploy.errors import BackendUnavailableError, ExportError, InputError
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> ModelFile:
     return read_model(save_synthetic(tmp_path / "tiny.onnx"))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "espan-deploy" / "measured.json"
 
 
 def absent(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -69,69 +57,6 @@ class TestBackends:
         pytest.importorskip("onnxruntime")
         with pytest.raises(BackendUnavailableError, match="has no precision bf16"):
             backends.get("onnxruntime").open(model, precision="bf16")
-
-
-class FakeBackend:
-    """Prefers bf16; counts its openings."""
-
-    name, title, version = "fake", "Fake", "1"
-
-    class module:  # noqa: N801
-        PRECISIONS = ("fp32", "bf16")
-
-        @staticmethod
-        def preferred_precision() -> str:
-            return "bf16"
-
-
-class TestPrecision:
-    def choose(self, model: ModelFile, psnr: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
-        measured: list[str] = []
-
-        def fake(_backend: Any, _model: Any, precision: str, **_: Any) -> float:
-            measured.append(precision)
-            return psnr
-
-        monkeypatch.setattr(precisions, "measure", fake)
-        backend: Any = FakeBackend()
-        return choose_precision(backend, model, "auto"), measured
-
-    def test_close_enough_is_taken_and_measured_once(
-        self, model: ModelFile, monkeypatch: pytest.MonkeyPatch, cache: Path
-    ) -> None:
-        verdict, measured = self.choose(model, 51.5, monkeypatch)
-        assert (verdict.precision, verdict.psnr_db, measured) == ("bf16", 51.5, ["bf16"])
-        assert "51.5 dB" in verdict.reason
-        verdict, measured = self.choose(model, 0.0, monkeypatch)
-        assert (verdict.precision, measured) == ("bf16", [])
-        assert list(json.loads(cache.read_text()).values()) == [51.5]
-
-    def test_too_far_off_is_fp32(self, model: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
-        verdict, _ = self.choose(model, 30.0, monkeypatch)
-        assert verdict.precision == "fp32"
-        assert "30.0 dB" in verdict.reason
-
-    @pytest.mark.parametrize("content", ["", "[]", "{", '{"x": "y"}'])
-    def test_a_damaged_cache_is_measured_again(
-        self, model: ModelFile, monkeypatch: pytest.MonkeyPatch, cache: Path, content: str
-    ) -> None:
-        cache.parent.mkdir(parents=True)
-        cache.write_text(content)
-        assert self.choose(model, 51.0, monkeypatch)[1] == ["bf16"]
-
-    def test_what_is_asked_for_is_taken_unmeasured(self, model: ModelFile) -> None:
-        backend: Any = FakeBackend()
-        assert choose_precision(backend, model, "bf16").precision == "bf16"
-
-    def test_a_model_that_overflows_is_zero(self, tmp_path: Path) -> None:
-        pytest.importorskip("openvino")
-        broken = read_model(save_synthetic(tmp_path / "broken.onnx", gain=8.2e37))
-        assert measure(backends.get("openvino"), broken, "bf16", threads=2) == 0.0
-
-    def test_the_photograph_is_always_the_same(self) -> None:
-        image = made_up_photograph(30, 8)
-        assert image.shape == (32, 32, 3)
-        assert (image == made_up_photograph(30, 8)).all()
 
 
 class TestModelFiles:
