@@ -1,53 +1,40 @@
-"""The export, from a network or a foreign graph to a folded, verified model that describes itself."""
+"""The export is a chain, each link made once: source, facts, graph, fold, description, proof.
+
+=============  ==================================  =======================================================
+step           where                               gives
+=============  ==================================  =======================================================
+source         ``sources.py``                      the network with its weights, or a graph from elsewhere
+facts          ``facts.py``                        scale, and the sizes it takes, by trying
+graph          ``onnx_export.py``, ``graph/``      ONNX as trained, and its sizes as functions of the input's
+fold           ``fold/``                           the same in fewer operations
+description    ``description.py``                  what the file says of itself
+proof          ``proof.py``                        how far the model is from the network, and at which sizes
+=============  ==================================  =======================================================
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
-from espan_deploy import backends
-from espan_deploy.backends.model import ModelFile
+from espan_deploy.backends.graph_evaluator import GraphEvaluator
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import ExportError, VerificationError
+from espan_deploy.facts import Forward, Takes, find_takes, proven_sizes
 from espan_deploy.fold import Borders, FoldReport, fold
-from espan_deploy.graph import Complexity, complexity, lowered, reach
+from espan_deploy.graph import Complexity, SizedGraph, complexity, reach
+from espan_deploy.proof import PARITY_TOLERANCE, Proof, compare, model_function
 from espan_deploy.sources import ONNX_SUFFIX, Source, graph_source, network_source
 
 if TYPE_CHECKING:
     from espan_deploy.networks import Network
-
-PARITY_TOLERANCE = 1e-4
-"""Largest difference from the network itself, relative to its largest output: float32 through thirty layers of other
-kernels, with room for networks that work in [0, 255] inside. ESPAN measures 1e-6."""
-
-PARITY_SHAPES = ((1, 37, 52), (1, 64, 33), (2, 24, 41))
-"""Batch, height and width compared: two sizes other than the one exported at, and a batch of two. A second size is what
-shows a graph that was frozen at the first."""
-
-PARITY_SEED = 36
-
-SOFTENING = 6
-"""How often neighbours are averaged: a blur of about three pixels."""
-
-Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""(N, 3, H, W) in [0, value_range] -> (N, 3, scale*H, scale*W)."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a graph does not say of itself: the value of white, and the smallest height and width it is defined for."""
-
-    value_range: float = 1.0
-    min_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,9 +42,7 @@ class Deployment:
     """What an export made.
 
     model: the folded graph with its description in the metadata. before, after: its cost before and after folding.
-    largest_difference: from the network itself, relative to its largest output, over PARITY_SHAPES.
-    border_difference: the same in the ring that approximately folded borders reach, which largest_difference then
-    leaves out; 0 where every border is exact.
+    proof: how far it is from the network.
     """
 
     model: onnx.ModelProto
@@ -65,8 +50,30 @@ class Deployment:
     report: FoldReport
     before: Complexity
     after: Complexity
-    largest_difference: float
-    border_difference: float
+    proof: Proof
+
+    @property
+    def largest_difference(self) -> float:
+        """From the network itself, relative to its largest output; without the ring of approximately folded borders."""
+        return self.proof.inside
+
+    @property
+    def border_difference(self) -> float:
+        """The same in that ring; 0 where every border is exact."""
+        return self.proof.border
+@dataclass(frozen=True)
+class Original:
+    """What is to be deployed, as it was given.
+
+    forward: calls it. fixed: the only height and width wanted or taken, None for any. graph: exports it, given the
+    sizes it takes; a lowered float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W), every branch still there.
+    """
+
+    source: Source
+    forward: Forward
+    value_range: float
+    fixed: tuple[int, int] | None
+    graph: Callable[[Takes], ir.Model]
 
 
 def deploy_file(
@@ -115,19 +122,7 @@ def deploy_network(
 
     Raises ExportError where it cannot be exported, VerificationError where the result differs from the network.
     """
-    import torch
-
-    from espan_deploy.onnx_export import onnx_from_module
-
-    unfolded = onnx_from_module(network.module, static_size=static_size)
-
-    def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            result: NDArray[np.float32] = network.module(torch.from_numpy(x)).numpy()
-        return result
-
-    facts = Facts(network.value_range, network.min_size)
-    return _deploy(unfolded, source, facts, forward, borders=borders, folding=folding)
+    return _deploy(_original_network(network, source, static_size), borders=borders, folding=folding)
 
 
 def deploy_graph(
@@ -137,32 +132,54 @@ def deploy_graph(
 
     Raises ExportError where the graph is not such a one, VerificationError where folding changed its results.
     """
-    reference: list[Forward] = []
-
-    def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not reference:
-            plain = ModelDescription("", "", _scale(graph), None, value_range=value_range)
-            reference.append(_runner(_described(graph, plain), plain, source.path))
-        return reference[0](x)
-
-    return _deploy(graph, source, Facts(value_range), forward, borders=borders, folding=folding)
+    return _deploy(_original_graph(graph, source, value_range), borders=borders, folding=folding)
 
 
-def _deploy(
-    unfolded: ir.Model, source: Source, facts: Facts, forward: Forward, *, borders: Borders, folding: bool
-) -> Deployment:
-    unfolded = lowered(unfolded)
-    before = complexity(unfolded)
+def describe_file(path: Path) -> ModelDescription:
+    """What a checkpoint or a graph from elsewhere would say of itself, unfolded; nothing is proven.
+
+    Raises CheckpointError or ExportError where it is neither.
+    """
+    if path.suffix == ONNX_SUFFIX:
+        original = _original_graph(*graph_source(path), value_range=1.0)
+    else:
+        original = _original_network(*network_source(path), static_size=None)
+    takes = find_takes(original.forward, original.source.title, fixed=original.fixed)
+    graph = SizedGraph(original.graph(takes))
+    return _describe(graph, complexity(graph), takes, original)
+
+
+def _original_network(network: Network, source: Source, static_size: tuple[int, int] | None) -> Original:
+    from espan_deploy.onnx_export import TRACED_SIZE, module_function, onnx_from_module
+
+    def graph(takes: Takes) -> ir.Model:
+        return onnx_from_module(network.module, traced=takes.fit(*TRACED_SIZE), static=takes.fixed is not None)
+
+    return Original(source, module_function(network.module), network.value_range, static_size, graph)
+
+
+def _original_graph(graph: ir.Model, source: Source, value_range: float) -> Original:
+    evaluator = GraphEvaluator(_valid(ir.to_proto(graph)))
+    height, width = (graph.graph.inputs[0].shape or (None,) * 4)[2:]
+    fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return Original(source, lambda x: evaluator.run(x)[0], value_range, fixed, lambda _: graph)
+
+
+def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deployment:
+    """The chain."""
+    source = original.source
+    takes = find_takes(original.forward, source.title, fixed=original.fixed)
+    graph = original.graph(takes)
+    before = complexity(SizedGraph(graph))
     if folding:
-        result = fold(unfolded, borders=borders)
+        result = fold(graph, borders=borders)
         folded, report = result.model, result.report
     else:
-        folded, report = unfolded.clone(), FoldReport((), ())
-    folded = _tidied(folded)
-    after = complexity(folded)
+        folded, report = graph.clone(), FoldReport((), ())
+    sized = SizedGraph(_tidied(folded))
+    after = complexity(sized)
     description = replace(
-        describe_graph(folded, source, value_range=facts.value_range),
-        min_size=facts.min_size,
+        _describe(sized, after, takes, original),
         unfolded={
             "parameters": before.parameters,
             "multiply_adds": before.multiply_adds,
@@ -172,31 +189,34 @@ def _deploy(
     )
     model = _described(folded, description)
     margin = 0 if all(site.exact for site in report.sites) else description.halo or 0
-    difference, at_border = _largest_differences(
-        _runner(model, description, source.path), forward, folded, facts.value_range, margin
+    proof = compare(
+        model_function(model, description, source.path),
+        original.forward,
+        proven_sizes(takes, margin),
+        value_range=original.value_range,
+        margin=margin,
     )
-    if not difference <= PARITY_TOLERANCE:
+    if not proof.inside <= PARITY_TOLERANCE:
         raise VerificationError(
-            f"the exported model differs from {source.title} by {difference:.1e} of its largest value, "
+            f"the exported model differs from {source.title} by {proof.inside:.1e} of its largest value, "
             f"allowed is {PARITY_TOLERANCE:.0e}",
             hint="a network that is right at one size only was frozen at it: --static HEIGHTxWIDTH exports that size"
             if report.sites == () or borders == "exact"
             else "--fold-borders exact keeps the image's border as it was",
         )
-    return Deployment(model, description, report, before, after, difference, at_border)
+    return Deployment(model, description, report, before, after, proof)
 
 
-def describe_graph(graph: ir.Model, source: Source, *, value_range: float = 1.0) -> ModelDescription:
-    """What a float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W) says of itself. Raises ExportError for another."""
-    graph = lowered(graph)
-    cost, seen = complexity(graph), reach(graph)
+def _describe(graph: SizedGraph, cost: Complexity, takes: Takes, original: Original) -> ModelDescription:
+    seen, source = reach(graph), original.source
     return ModelDescription(
         network=source.network,
         title=source.title,
-        scale=_scale(graph),
+        scale=takes.scale,
         halo=seen.halo,
-        value_range=value_range,
-        size_multiple=seen.size_multiple,
+        value_range=original.value_range,
+        size_multiple=math.lcm(seen.size_multiple, takes.multiple),
+        min_size=takes.least,
         form=source.form,
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,
@@ -227,75 +247,16 @@ def _described(model: ir.Model, description: ModelDescription) -> onnx.ModelProt
     del proto.metadata_props[:]
     for key, value in description.to_metadata().items():
         proto.metadata_props.add(key=key, value=value)
+    return _valid(proto)
+
+
+def _valid(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself. Raises ExportError where it is not valid."""
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise ExportError(f"the graph is not valid ONNX: {str(exc).strip().splitlines()[0]}") from exc
-    return proto
-
-
-def _scale(model: ir.Model) -> int:
-    """Output size over input size. Raises ExportError where it is not one whole number."""
-    from espan_deploy.graph.complexity import infer_shapes
-
-    height, width = 48, 56
-    out = infer_shapes(model, height, width).get(model.graph.outputs[0].name or "")
-    known = reach(model).scale if out is None else None
-    scale = known if out is None else Fraction(out[2], height) if len(out) == 4 else None
-    if scale is None or scale.denominator != 1 or (out is not None and out[3] != scale * width):
-        raise ExportError(
-            f"the graph makes {out or 'an unknown size'} of (1, 3, {height}, {width}), expected a whole scale",
-            hint="the network must give (N, 3, scale*H, scale*W)",
-        )
-    return int(scale)
-
-
-def _runner(model: onnx.ModelProto, description: ModelDescription, path: Path) -> Forward:
-    """The model in ONNX Runtime, as (N, 3, H, W) in the network's own range."""
-    runner = backends.get("onnxruntime").open(ModelFile(path, model.SerializeToString(), description))
-    value_range = np.float32(description.value_range)
-
-    def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        images = runner.infer(np.ascontiguousarray(x.transpose(0, 2, 3, 1)) / value_range)
-        result: NDArray[np.float32] = images.transpose(0, 3, 1, 2) * value_range
-        return result
-
-    return forward
-
-
-def _largest_differences(
-    runner: Forward, forward: Forward, model: ir.Model, value_range: float, margin: int
-) -> tuple[float, float]:
-    """Relative to the largest output: inside, and in the ring of ``margin`` input pixels."""
-    random = np.random.default_rng(PARITY_SEED)
-    fixed = [d for d in (model.graph.inputs[0].shape or ())[2:] if isinstance(d, int)]
-    inside, ring = 0.0, 0.0
-    for batch, height, width in PARITY_SHAPES:
-        size = tuple(fixed) if len(fixed) == 2 else (height + 2 * margin, width + 2 * margin)
-        x = _soft_noise(random, (batch, 3, *size)) * np.float32(value_range)
-        expected, got = forward(x), runner(x)
-        if expected.shape != got.shape:
-            raise VerificationError(f"the exported model makes {got.shape} of {x.shape}, the network {expected.shape}")
-        difference = np.abs(got - expected) / np.abs(expected).max()
-        # A fixed size may be too small to have an inside: then the whole image counts.
-        band = margin * (expected.shape[2] // size[0]) if min(size) > 2 * margin else 0
-        core = difference[:, :, band : expected.shape[2] - band, band : expected.shape[3] - band]
-        inside = max(inside, float(core.max()))
-        if band:
-            ring = max(ring, float(difference.max()))
-    return inside, ring
-
-
-def _soft_noise(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Noise in [0, 1] as soft as a photograph; on white noise networks leave the range they were trained for, and
-    amplify what float32 rounds."""
-    noise = random.random(shape)
-    for axis in (2, 3):
-        for _ in range(SOFTENING):
-            noise = (noise + np.roll(noise, 1, axis)) / 2
-    low, high = noise.min(axis=(1, 2, 3), keepdims=True), noise.max(axis=(1, 2, 3), keepdims=True)
-    soft: NDArray[np.float32] = ((noise - low) / (high - low)).astype(np.float32)
-    return soft
+    return model
 
 
 def deployment_json(deployment: Deployment) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class ModelDescription:
         an operator sees the whole image.
     size_multiple, min_size: height and width must be multiples of the one and at least the other (1: any size).
     value_range: the value of white in float pixels.
-    parameters, multiply_adds: of the graph as it is in the file, multiply-adds of one 256x256 image.
+    parameters, multiply_adds: of the graph as it is in the file, multiply-adds of one 256x256 image, None where they
+        are unknown because sizes inside depend on pixels.
     unfolded: the same two and "convolutions" before folding, empty where nothing is known of it.
     """
 
@@ -43,11 +44,11 @@ class ModelDescription:
     precision: str = "fp32"
     form: str = "deploy"
     parameters: int = 0
-    multiply_adds: int = 0
+    multiply_adds: int | None = 0
     convolutions: int = 0
     source: str = ""
     source_sha256: str = ""
-    unfolded: Mapping[str, int] = field(default_factory=dict)
+    unfolded: Mapping[str, int | None] = field(default_factory=dict)
     fold_report: Mapping[str, Any] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from espan_deploy.errors import ExportError
+from espan_deploy.graph.lowering import lowered
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,26 +24,30 @@ OPSET = 20
 
 INPUT, OUTPUT = "input", "output"
 
-TRACED_SIZE = (2, 3, 24, 20)
-"""Batch, channels, height, width of the example: all different, so that none is taken for another."""
+TRACED_BATCH = 2
+"""Of the example: a batch of one would be taken for a batch that is always one."""
+
+TRACED_SIZE = (24, 20)
+"""Height and width of the example: different from each other and from the rest, so that none is taken for another."""
 
 
-def onnx_from_module(module: nn.Module, *, static_size: tuple[int, int] | None = None) -> ir.Model:
-    """Export a network in evaluation mode as a float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W).
+def onnx_from_module(
+    module: nn.Module, *, traced: tuple[int, int] = TRACED_SIZE, static: bool = False
+) -> ir.Model:
+    """Export a network in evaluation mode as a lowered float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W).
 
-    static_size: height and width to fix in the graph; by default both are dynamic, and the batch always is.
+    traced: height and width of the example it is traced with. static: whether the graph is fixed to that height and
+    width; by default both are dynamic, and the batch always is.
     Nothing is optimised, so that the fold sees every branch, in the float32 weights of the checkpoint.
     Raises ExportError, saying what blocks it.
     """
     import torch
 
-    batch, channels, height, width = TRACED_SIZE
-    dynamic: dict[int, str] = {0: "batch"}
-    if static_size is None:
-        dynamic.update({2: "height", 3: "width"})
-    else:
-        height, width = static_size
-    example = torch.zeros(batch, channels, height, width)
+    height, width = traced
+    if not static and height == width:
+        width += width  # or one would be taken for the other
+    dynamic: dict[int, str] = {0: "batch"} if static else {0: "batch", 2: "height", 3: "width"}
+    example = torch.zeros(TRACED_BATCH, 3, height, width)
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -55,14 +62,26 @@ def onnx_from_module(module: nn.Module, *, static_size: tuple[int, int] | None =
                 verbose=False,
             )
     except Exception as exc:  # the exporter raises dozens of kinds, wrapped in its own
-        what = "with dynamic sizes" if static_size is None else f"at {height}x{width}"
+        what = f"at {height}x{width}" if static else "with dynamic sizes"
         cause = _cause(exc)
-        hint = "--static 256x256 exports it for one size" if static_size is None else ""
+        hint = "" if static else "--static 256x256 exports it for one size"
         if "DataDependent" in cause:
             hint = "a graph takes no decisions on pixels: write the branch with torch.where"
         raise ExportError(f"the network cannot be exported {what}: {cause}", hint=hint) from exc
     assert program is not None
-    return program.model
+    return lowered(program.model)
+
+
+def module_function(module: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """A network as a function of arrays, (N, 3, H, W) -> (N, 3, scale*H, scale*W)."""
+    import torch
+
+    def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = module(torch.from_numpy(x)).numpy()
+        return result
+
+    return forward
 
 
 def _cause(exc: BaseException) -> str:

@@ -16,15 +16,13 @@ from onnx.inliner import inline_local_functions
 
 from espan_deploy.checkpoints import load_checkpoint
 from espan_deploy.errors import BackendUnavailableError, CheckpointError, ExportError
+from espan_deploy.graph import lowered
 from espan_deploy.networks import Network, fill_module, load_network
 
 if TYPE_CHECKING:
     from torch import nn
 
 ONNX_SUFFIX = ".onnx"
-
-PROBE_SIZE = 16
-"""Height and width of the image that tells a user's network's scale."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def network_source(
     else:
         module = _instantiate(network_class, dict(network_args or {}))
         fill_module(module, checkpoint, network_class)
-        network = Network(module, _measured_scale(module, network_class), "training", 1.0, None, network_class)
+        network = Network(module, None, "training", 1.0, None, network_class)
     if value_range is not None:
         network = replace(network, value_range=value_range)
     title = network.entry.title if network.entry else network_class or network.name
@@ -69,7 +67,7 @@ def network_source(
 
 
 def graph_source(path: Path) -> tuple[ir.Model, Source]:
-    """A float32 ONNX graph, (N, 3, H, W) -> (N, 3, scale*H, scale*W), checked.
+    """A float32 ONNX graph, (N, 3, H, W) -> (N, 3, scale*H, scale*W), checked and lowered.
 
     Raises ExportError where it is not one, or not valid ONNX.
     """
@@ -98,7 +96,7 @@ def graph_source(path: Path) -> tuple[ir.Model, Source]:
             f"{path} takes {inputs[0].type} of shape {shape}, expected float32 (N, 3, H, W)",
             hint="fold the float32 graph; precision and pixel types come afterwards",
         )
-    return graph, Source(path, hashlib.sha256(content).hexdigest(), "onnx", path.name, "graph")
+    return lowered(graph), Source(path, hashlib.sha256(content).hexdigest(), "onnx", path.name, "graph")
 
 
 def _instantiate(network_class: str, arguments: dict[str, Any]) -> nn.Module:
@@ -143,19 +141,3 @@ def _instantiate(network_class: str, arguments: dict[str, Any]) -> nn.Module:
             ) from exc
         raise CheckpointError(f"the constructor of {name} failed: {type(exc).__name__}: {exc}") from exc
     return network
-
-
-def _measured_scale(module: nn.Module, name: str) -> int:
-    import torch
-
-    try:
-        with torch.inference_mode():
-            out = module(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE))
-    except Exception as exc:  # whatever the user's forward raises
-        raise CheckpointError(
-            f"{name} cannot upscale (1, 3, {PROBE_SIZE}, {PROBE_SIZE}) on the CPU: {type(exc).__name__}: {exc}"
-        ) from exc
-    if not isinstance(out, torch.Tensor) or out.ndim != 4 or out.shape[1] != 3 or out.shape[2] % PROBE_SIZE:
-        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise CheckpointError(f"{name} makes {got} of (1, 3, {PROBE_SIZE}, {PROBE_SIZE}), expected a whole scale")
-    return int(out.shape[2]) // PROBE_SIZE

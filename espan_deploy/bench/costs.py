@@ -61,15 +61,16 @@ class Costs:
 
 
 def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
-    """Count a model. Raises ExportError where it is no (N, C, H, W) graph or its sizes cannot be inferred."""
-    from espan_deploy.graph import complexity
-    from espan_deploy.graph.complexity import infer_shapes
+    """Count a model. Raises ExportError where it is no (N, C, H, W) graph or its sizes depend on pixels."""
+    from espan_deploy.graph import SizedGraph, complexity
 
     model = _graph(file)
     if model is None:
         raise ExportError(f"the layers of {file.path.name} are not counted: only those of ONNX files in floats are")
-    counted = complexity(model, height, width)
-    shapes = infer_shapes(model, height, width)
+    graph = SizedGraph(model)
+    counted, shapes = complexity(graph, height, width), graph.at(height, width).shapes()
+    if counted.multiply_adds is None or counted.activations is None:
+        raise ExportError(f"the layers of {file.path.name} are not counted: their sizes depend on pixels")
     by_name = {layer.name: layer for layer in counted.layers}
     layers = []
     nodes: Any = model.graph
@@ -77,6 +78,8 @@ def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
         if node.op_type not in COUNTED:
             continue
         cost = by_name[node.name or node.outputs[0].name or ""]
+        assert cost.macs is not None
+        assert cost.activations is not None
         weight = shapes[node.inputs[1].name]
         layers.append(
             Layer(
@@ -150,14 +153,14 @@ def starved_layer(file: ModelFile, height: int, width: int) -> str | None:
     """The first layer whose kernel is larger than what it is given, padding included, of an image of this size.
 
     Engines do not agree on such sizes: ONNX Runtime refuses them, OpenVINO makes something up. None where every
-    layer has enough, or the graph's sizes cannot be inferred.
+    layer has enough, or the graph's sizes depend on pixels.
     """
-    from espan_deploy.graph.complexity import infer_shapes
+    from espan_deploy.graph import SizedGraph
 
     model = _graph(file)
     if model is None:
         return None
-    shapes = infer_shapes(model, height, width)
+    shapes = SizedGraph(model).at(height, width).shapes()
     nodes: Any = model.graph
     for node in nodes:
         kernel = _kernel(node, shapes)

@@ -34,7 +34,7 @@ def standings(challenge: Challenge, contenders: Sequence[Contender], p50_ms: Map
 def is_baseline(model: Model, challenge: Challenge) -> bool:
     """The baseline's network at the baseline's own size, as trained or folded."""
     description = model.file.description
-    sizes = (description.parameters, int(description.unfolded.get("parameters", 0)))
+    sizes = (description.parameters, description.unfolded.get("parameters") or 0)
     return description.network == challenge.network and any(
         math.isclose(size / 1e6, challenge.params_m, rel_tol=PARAMETERS_CLOSE) for size in sizes
     )
@@ -47,8 +47,9 @@ def _setting(contender: Contender) -> tuple[str, str, str]:
 def _row(challenge: Challenge, contender: Contender, p50: float, baseline: float | None) -> dict[str, Any]:
     description = contender.model.file.description
     scaled = None if baseline is None else p50 / baseline * challenge.runtime_ms
-    flops, params = description.multiply_adds / 1e9, description.parameters / 1e6
-    score = None if scaled is None else challenge.score(scaled, flops, params)
+    flops = None if description.multiply_adds is None else description.multiply_adds / 1e9
+    params = description.parameters / 1e6
+    score = None if scaled is None or flops is None else challenge.score(scaled, flops, params)
     return {
         "contender": contender.name,
         "measured_ms": p50,

@@ -192,7 +192,7 @@ def _summary(deployment: Deployment, target: Path, engine: list[tuple[str, str]]
 
 
 def _giga(cost: Complexity) -> str:
-    return f"{cost.multiply_adds / GIGA:.4f} G"
+    return "unknown" if cost.multiply_adds is None else f"{cost.multiply_adds / GIGA:.4f} G"
 
 
 def fold_table(report: FoldReport) -> str:

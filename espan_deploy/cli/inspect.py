@@ -60,9 +60,10 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
 
 def _describe(path: Path) -> tuple[str, ModelDescription, str]:
-    from espan_deploy.deploy import describe_graph
-    from espan_deploy.sources import ONNX_SUFFIX, graph_source, network_source
+    from espan_deploy.deploy import describe_file
+    from espan_deploy.sources import ONNX_SUFFIX
 
+    kind = "checkpoint"
     if path.suffix == ONNX_SUFFIX:
         from espan_deploy.backends.model import model_description
 
@@ -70,13 +71,9 @@ def _describe(path: Path) -> tuple[str, ModelDescription, str]:
         known = model_description(data, path)
         if known is not None:
             return "ONNX model of espan-deploy", known, hashlib.sha256(data).hexdigest()
-        graph, source = graph_source(path)
-        return "ONNX graph from elsewhere", describe_graph(graph, source), source.sha256
-    from espan_deploy.onnx_export import onnx_from_module
-
-    network, source = network_source(path)
-    graph = onnx_from_module(network.module)
-    return "checkpoint", describe_graph(graph, source, value_range=network.value_range), source.sha256
+        kind = "ONNX graph from elsewhere"
+    description = describe_file(path)
+    return kind, description, description.source_sha256
 
 
 def _facts_table(facts: dict[str, Any]) -> str:
@@ -86,7 +83,7 @@ def _facts_table(facts: dict[str, Any]) -> str:
         ("sha256", facts["sha256"]),
         ("network", f"{facts['title']}, {facts['form']} form, x{facts['scale']}"),
         ("parameters", f"{facts['parameters'] / MILLION:.4f} M"),
-        ("multiply-adds", f"{facts['multiply_adds'] / GIGA:.4f} G at 256x256"),
+        ("multiply-adds", f"{_giga(facts['multiply_adds'])} at 256x256"),
         ("convolutions", str(facts["convolutions"])),
         ("pixels", f"{facts['pixels']} {facts['color_order']} in [0, {facts['value_range']:g}], {facts['precision']}"),
         (
@@ -102,7 +99,7 @@ def _facts_table(facts: dict[str, Any]) -> str:
         lines.append(
             (
                 "before folding",
-                f"{before['parameters'] / MILLION:.4f} M parameters, {before['multiply_adds'] / GIGA:.4f} G "
+                f"{before['parameters'] / MILLION:.4f} M parameters, {_giga(before['multiply_adds'])} "
                 f"multiply-adds, {before['convolutions']} convolutions",
             )
         )
@@ -111,6 +108,10 @@ def _facts_table(facts: dict[str, Any]) -> str:
     if "manifest" in facts:
         lines += manifest_lines(facts["manifest"])
     return "\n".join(f"{name:<15} {text}" for name, text in lines)
+
+
+def _giga(multiply_adds: int | None) -> str:
+    return "unknown" if multiply_adds is None else f"{multiply_adds / GIGA:.4f} G"
 
 
 def _networks() -> list[dict[str, Any]]:

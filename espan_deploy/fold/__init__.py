@@ -21,7 +21,6 @@ from espan_deploy.fold.regions import Region, channels_of, has_weights, module_p
 from espan_deploy.fold.report import FoldReport, FoldSite, Refusal
 from espan_deploy.fold.surgery import drop_zero_biases, replace_region
 from espan_deploy.graph.kinds import Kind, classify, data_inputs
-from espan_deploy.graph.lowering import lowered
 
 __all__ = ["Borders", "FoldReport", "FoldResult", "FoldSite", "Refusal", "fold"]
 
@@ -57,13 +56,13 @@ class _Candidate:
 
 
 def fold(model: ir.Model, *, borders: Borders = "exact") -> FoldResult:
-    """Fold every linear region of a float32 model; the model given is left alone.
+    """Fold every linear region of a lowered float32 model; the model given is left alone.
 
     borders: "exact" refuses what is not the same convolution at the image's border; "approximate" folds it too,
     and reports the error there.
     Raises FoldError where the graph cannot be evaluated in float64.
     """
-    wide = widen(lowered(model))
+    wide = widen(model)
     fold_constants(wide.graph)
     drop_zero_biases(wide.graph)
     RemoveUnusedNodesPass()(wide)

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from espan_deploy.graph.kinds import Kind, Kinds, classify
+from espan_deploy.graph.kinds import Kind, Kinds
+from espan_deploy.graph.sizes import SizedGraph
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,9 @@ _POINTWISE = frozenset(
 """Each output pixel reads the pixels at its own place only."""
 
 
-def reach(model: ir.Model) -> Reach:
-    """How far the first output of a graph sees, its input being (N, C, H, W)."""
-    graph = model.graph
-    kinds = classify(graph)
+def reach(sized: SizedGraph) -> Reach:
+    """How far the first output of a graph sees."""
+    graph, kinds = sized.model.graph, sized.kinds
     windows: dict[ir.Value, _Window] = {graph.inputs[0]: _Window(Fraction(0), Fraction(0), Fraction(1))}
     multiple = 1
     scale: Fraction | None = None

@@ -38,12 +38,12 @@ class Network:
     """A network with its weights, in evaluation mode.
 
     module: takes (N, 3, H, W) and gives (N, 3, scale*H, scale*W), both float32 in [0, value_range], RGB.
-    entry: the catalogue's, or None for a user's own class.
+    scale: None for a user's own class: it is found by trying. entry: the catalogue's, or None for a user's own class.
     min_size: the smallest H and W it is defined for.
     """
 
     module: nn.Module
-    scale: int
+    scale: int | None
     form: Form
     value_range: float
     entry: NetworkEntry | None

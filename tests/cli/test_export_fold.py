@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from espan_deploy.cli.main import main
-from espan_deploy.deploy import PARITY_TOLERANCE
+from espan_deploy.proof import PARITY_TOLERANCE
 
 STRUCTURES = Path(__file__).parents[1] / "fold" / "structures.py"
 
@@ -118,9 +118,9 @@ BLOCKED = {
     "CUDA in its constructor": (own("return self.conv(x)", f"{POINTWISE}.cuda()"), "needs CUDA"),
     "an argument missing": (own("return self.conv(x)", arguments=", scale"), "does not take these arguments"),
     "constructor fails": (own("return x", "raise ValueError('bad width')"), "failed: ValueError: bad width"),
-    "forward fails": (own("return self.no_such_layer(x)"), "cannot upscale (1, 3, 16, 16) on the CPU"),
+    "forward fails": (own("return self.no_such_layer(x)"), "cannot upscale (1, 3, 64, 64) on the CPU"),
     "weights that do not fit": (own("return self.conv(x)", "self.conv = nn.Conv2d(3, 3, 3)"), "another shape"),
-    "not a whole scale": (own("return self.conv(x)[:, :, 1:]"), "expected a whole scale"),
+    "not a whole scale": (own("return self.conv(x)[:, :, 1:]"), "with a whole scale"),
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espan_deploy.fold import fold
-from espan_deploy.graph import lowered, reach
+from espan_deploy.graph import SizedGraph, reach
 from espan_deploy.networks.rlfn.efdn import EFDN
 from espan_deploy.networks.span.espan import ESPAN
 from espan_deploy.networks.span.span import SPAN
@@ -94,7 +94,7 @@ def networks(draw: st.DrawFn) -> ir.Model:
 @settings(max_examples=40)
 @given(networks(), st.integers(0, 3))
 def test_nothing_beyond_the_halo_changes(model: ir.Model, offset: int) -> None:
-    seen = reach(model)
+    seen = reach(SizedGraph(model))
     assert seen.halo is not None
     assert seen.scale is not None
     size = 2 * seen.halo + 8
@@ -127,18 +127,20 @@ class Resized(nn.Module):
 
 
 def test_espan_sees_23_pixels() -> None:
-    assert reach(fold(onnx_from_module(ESPAN().eval())).model).halo == 23
+    assert reach(SizedGraph(fold(onnx_from_module(ESPAN().eval())).model)).halo == 23
 
 
 def test_folding_keeps_the_halo() -> None:
     model = onnx_from_module(SPAN(channels=6, blocks=2).eval())
 
-    assert reach(lowered(model)) == reach(fold(model).model)
+    assert reach(SizedGraph(model)) == reach(SizedGraph(fold(model).model))
 
 
 @pytest.mark.parametrize(("mode", "halo"), [("nearest", 1), ("bilinear", 1), ("bicubic", 2)])
 def test_an_interpolated_shortcut_is_bounded(mode: str, halo: int) -> None:
-    seen = reach(onnx_from_module(Resized(lambda x: F.interpolate(x, scale_factor=2, mode=mode)).eval()))
+    module = Resized(lambda x: F.interpolate(x, scale_factor=2, mode=mode)).eval()
+
+    seen = reach(SizedGraph(onnx_from_module(module)))
 
     assert (seen.halo, seen.scale) == (halo, 2)
 
@@ -166,7 +168,7 @@ UNBOUNDED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_what_sees_the_whole_image_says_by_what(name: str) -> None:
     make, why = UNBOUNDED[name]
 
-    seen = reach(fold(onnx_from_module(make().eval())).model)
+    seen = reach(SizedGraph(fold(onnx_from_module(make().eval())).model))
 
     assert seen.halo is None
     assert why in seen.why
@@ -176,6 +178,6 @@ def test_space_to_depth_asks_for_whole_blocks() -> None:
     drawn = Drawn()
     drawn.value = drawn.add("SpaceToDepth", ["input"], blocksize=4)
 
-    seen = reach(drawn.model())
+    seen = reach(SizedGraph(drawn.model()))
 
     assert (seen.size_multiple, seen.scale, seen.halo) == (4, 1 / 4, 3)

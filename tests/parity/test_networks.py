@@ -9,9 +9,10 @@ import torch
 from test_forms import FORMS, Make, checkpoint_of
 from torch import nn
 
-from espan_deploy.deploy import PARITY_TOLERANCE, deploy_network
+from espan_deploy.deploy import deploy_network
 from espan_deploy.networks import NETWORKS, load_network, reference_network
 from espan_deploy.networks.entry import Form
+from espan_deploy.proof import PARITY_TOLERANCE
 from espan_deploy.sources import Source
 
 EXACT = 1e-12
