@@ -27,10 +27,11 @@ from onnx_ir.passes import common as passes
 from espan_deploy.backends.graph_evaluator import GraphEvaluator
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import ExportError, VerificationError
-from espan_deploy.facts import Forward, Takes, find_takes, proven_sizes
+from espan_deploy.facts import Forward, Takes, find_max_batch, find_takes
 from espan_deploy.fold import Borders, FoldReport, fold
 from espan_deploy.graph import Complexity, SizedGraph, complexity, reach
-from espan_deploy.proof import PARITY_TOLERANCE, Proof, compare, model_function
+from espan_deploy.graph.batch import with_free_batch
+from espan_deploy.proof import PARITY_TOLERANCE, Proof, model_function, prove
 from espan_deploy.sources import ONNX_SUFFIX, Source, graph_source, network_source
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Deployment:
     def border_difference(self) -> float:
         """The same in that ring; 0 where every border is exact."""
         return self.proof.border
+
+
 @dataclass(frozen=True)
 class Original:
     """What is to be deployed, as it was given.
@@ -150,19 +153,43 @@ def describe_file(path: Path) -> ModelDescription:
 
 
 def _original_network(network: Network, source: Source, static_size: tuple[int, int] | None) -> Original:
-    from espan_deploy.onnx_export import TRACED_SIZE, module_function, onnx_from_module
+    from espan_deploy.onnx_export import TRACED_SIZE, module_function, onnx_from_module_apart
 
     def graph(takes: Takes) -> ir.Model:
-        return onnx_from_module(network.module, traced=takes.fit(*TRACED_SIZE), static=takes.fixed is not None)
+        return onnx_from_module_apart(
+            network.module,
+            traced=takes.fit(*TRACED_SIZE),
+            static=takes.fixed is not None,
+            any_batch=takes.max_batch is None,
+        )
 
     return Original(source, module_function(network.module), network.value_range, static_size, graph)
 
 
 def _original_graph(graph: ir.Model, source: Source, value_range: float) -> Original:
-    evaluator = GraphEvaluator(_valid(ir.to_proto(graph)))
-    height, width = (graph.graph.inputs[0].shape or (None,) * 4)[2:]
+    batch, _, height, width = graph.graph.inputs[0].shape or (None,) * 4
+    if isinstance(batch, int) and batch > 1:
+        graph = with_free_batch(graph)
+    forward = _function(graph)
     fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    return Original(source, lambda x: evaluator.run(x)[0], value_range, fixed, lambda _: graph)
+    return Original(source, forward, value_range, fixed, lambda takes: _with_any_batch(graph, forward, takes))
+
+
+def _with_any_batch(graph: ir.Model, forward: Forward, takes: Takes) -> ir.Model:
+    """The graph with any batch, where it gives the same then; else the graph itself."""
+    if takes.max_batch is None:
+        return graph
+    try:
+        free = with_free_batch(graph)
+        return free if find_max_batch(_function(free), takes, alone=forward) is None else graph
+    except ExportError:
+        return graph
+
+
+def _function(graph: ir.Model) -> Forward:
+    """A graph as ONNX Runtime runs it. Raises ExportError where it is not valid."""
+    evaluator = GraphEvaluator(_valid(ir.to_proto(graph)))
+    return lambda x: evaluator.run(x)[0]
 
 
 def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deployment:
@@ -178,8 +205,22 @@ def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deploymen
         folded, report = graph.clone(), FoldReport((), ())
     sized = SizedGraph(_tidied(folded))
     after = complexity(sized)
+    described = _describe(sized, after, takes, original)
+    model = _valid(ir.to_proto(folded))
+    proof = prove(
+        model_function(model, described, source.path),
+        original.forward,
+        takes,
+        value_range=original.value_range,
+        margin=0 if all(site.exact for site in report.sites) else described.halo or 0,
+    )
+    if not proof.holds:
+        raise _disproved(proof, source, exact=not report.sites or borders == "exact")
     description = replace(
-        _describe(sized, after, takes, original),
+        described,
+        min_size=proof.least,
+        max_batch=described.max_batch or proof.max_batch,
+        verified_at=proof.sizes,
         unfolded={
             "parameters": before.parameters,
             "multiply_adds": before.multiply_adds,
@@ -187,28 +228,27 @@ def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deploymen
         },
         fold_report={"sites": len(report.sites), "refusals": len(report.refusals)},
     )
-    model = _described(folded, description)
-    margin = 0 if all(site.exact for site in report.sites) else description.halo or 0
-    proof = compare(
-        model_function(model, description, source.path),
-        original.forward,
-        proven_sizes(takes, margin),
-        value_range=original.value_range,
-        margin=margin,
-    )
-    if not proof.inside <= PARITY_TOLERANCE:
-        raise VerificationError(
-            f"the exported model differs from {source.title} by {proof.inside:.1e} of its largest value, "
-            f"allowed is {PARITY_TOLERANCE:.0e}",
-            hint="a network that is right at one size only was frozen at it: --static HEIGHTxWIDTH exports that size"
-            if report.sites == () or borders == "exact"
-            else "--fold-borders exact keeps the image's border as it was",
-        )
+    onnx.helper.set_model_props(model, description.to_metadata())
     return Deployment(model, description, report, before, after, proof)
+
+
+def _disproved(proof: Proof, source: Source, *, exact: bool) -> VerificationError:
+    how = f"by {proof.inside:.1e} of its largest value, allowed is {PARITY_TOLERANCE:.0e}"
+    agrees = ", ".join(f"{height}x{width}" for _, height, width in proof.sizes)
+    message = f"the exported model differs from {source.title} {how}"
+    if proof.reason:
+        message = f"the exported model fails where {source.title} does not: {proof.reason}"
+    return VerificationError(
+        f"{message}; it agrees at {agrees}" if agrees else message,
+        hint="a network that is right at one size only was frozen at it: --static HEIGHTxWIDTH exports that size"
+        if exact
+        else "--fold-borders exact keeps the image's border as it was",
+    )
 
 
 def _describe(graph: SizedGraph, cost: Complexity, takes: Takes, original: Original) -> ModelDescription:
     seen, source = reach(graph), original.source
+    batch = graph.input.shape[0] if graph.input.shape else None
     return ModelDescription(
         network=source.network,
         title=source.title,
@@ -217,6 +257,9 @@ def _describe(graph: SizedGraph, cost: Complexity, takes: Takes, original: Origi
         value_range=original.value_range,
         size_multiple=math.lcm(seen.size_multiple, takes.multiple),
         min_size=takes.least,
+        fixed_size=takes.fixed,
+        padding=takes.padding,
+        max_batch=batch if isinstance(batch, int) else None,
         form=source.form,
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,
@@ -240,14 +283,6 @@ def _tidied(model: ir.Model) -> ir.Model:
     model.graph.name = "upscaler"
     model.producer_name = "espan-deploy"
     return model
-
-
-def _described(model: ir.Model, description: ModelDescription) -> onnx.ModelProto:
-    proto = ir.to_proto(model)
-    del proto.metadata_props[:]
-    for key, value in description.to_metadata().items():
-        proto.metadata_props.add(key=key, value=value)
-    return _valid(proto)
 
 
 def _valid(model: onnx.ModelProto) -> onnx.ModelProto:

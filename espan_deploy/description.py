@@ -17,6 +17,9 @@ SCHEMA_VERSION = 1
 Pixels = Literal["uint8", "float32", "float16"]
 """What goes in and comes out: uint8 is (N, H, W, 3) in [0, 255]; the floats are (N, 3, H, W) in [0, value_range]."""
 
+Padding = Literal["edge", "reflect"]
+"""With its last pixel, repeated, or with its mirror image."""
+
 
 @dataclass(frozen=True)
 class ModelDescription:
@@ -26,6 +29,10 @@ class ModelDescription:
     halo: low-resolution pixels around a tile that its result depends on; None where no halo is enough, because
         an operator sees the whole image.
     size_multiple, min_size: height and width must be multiples of the one and at least the other (1: any size).
+    fixed_size: the only height and width the graph takes, or None.
+    padding: what an image of another size is continued with, on its right and lower side, before it goes in.
+    max_batch: images a call takes at most, None for any number.
+    verified_at: batch, height and width of the images on which the model was compared with its network.
     value_range: the value of white in float pixels.
     parameters, multiply_adds: of the graph as it is in the file, multiply-adds of one 256x256 image, None where they
         are unknown because sizes inside depend on pixels.
@@ -39,6 +46,10 @@ class ModelDescription:
     value_range: float = 1.0
     size_multiple: int = 1
     min_size: int = 1
+    fixed_size: tuple[int, int] | None = None
+    padding: Padding = "edge"
+    max_batch: int | None = None
+    verified_at: tuple[tuple[int, int, int], ...] = ()
     color_order: Literal["RGB", "BGR"] = "RGB"
     pixels: Pixels = "float32"
     precision: str = "fp32"
@@ -54,6 +65,16 @@ class ModelDescription:
     def to_metadata(self) -> dict[str, str]:
         """The ONNX metadata that :func:`description_from_metadata` reads back."""
         return {METADATA_KEY: json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, sort_keys=True)}
+
+
+def description_from_document(document: Mapping[str, Any]) -> ModelDescription:
+    """The description in a parsed JSON document; names it does not know are left out. Raises TypeError."""
+    known = {f.name for f in fields(ModelDescription)}
+    values = {key: value for key, value in document.items() if key in known}
+    if values.get("fixed_size") is not None:
+        values["fixed_size"] = tuple(values["fixed_size"])
+    values["verified_at"] = tuple(map(tuple, values.get("verified_at", ())))
+    return ModelDescription(**values)
 
 
 def description_from_metadata(metadata: Mapping[str, str]) -> ModelDescription | None:
@@ -72,7 +93,6 @@ def description_from_metadata(metadata: Mapping[str, str]) -> ModelDescription |
                 f"the model's description is of schema {version}, this version reads up to {SCHEMA_VERSION}",
                 hint="update espan-deploy, or export the model again",
             )
-        known = {f.name for f in fields(ModelDescription)}
-        return ModelDescription(**{key: value for key, value in document.items() if key in known})
+        return description_from_document(document)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise ExportError(f"the model's description is damaged: {exc}", hint="export the model again") from exc

@@ -6,12 +6,14 @@ the others, is what it takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from espan_deploy.backends.probe import made_up_photograph
+from espan_deploy.description import Padding
 from espan_deploy.errors import ExportError
 
 Planes = NDArray[np.float32]
@@ -20,13 +22,21 @@ Planes = NDArray[np.float32]
 Forward = Callable[[Planes], Planes]
 """(N, 3, H, W) -> (N, 3, scale*H, scale*W)."""
 
-FIRST_SIDES = (64, 96, 60, 128, 70, 100, 256, 224)
+FIRST_SIDES = (48, 64, 60, 96, 128, 70, 100, 256, 224)
 """Sides of a square tried until one is taken: multiples of all that windows and strides come in, soonest the small."""
 
 MAX_MULTIPLE = 64
 """Sizes are looked for up to this much above one that is taken: no network we know takes fewer."""
 
 SEED = 36
+
+ALIKE = 1e-4
+"""Largest difference, relative to the largest value, between an image's results alone and in a batch."""
+
+COMPARED_SIDE = 48
+"""Of the image on which paddings are compared, or more."""
+
+PADDINGS: tuple[Padding, ...] = ("edge", "reflect")
 
 SOFTENING = 6
 """How often neighbours are averaged: a blur of about three pixels."""
@@ -36,13 +46,17 @@ SOFTENING = 6
 class Takes:
     """The sizes a network takes: heights and widths of at least ``least`` that are multiples of ``multiple``.
 
-    scale: output size over input size. fixed: the only height and width it takes, or None.
+    scale: output size over input size. fixed: the only height and width it takes, or None. max_batch: 1 where images
+    of one batch are refused or change each other's results, None where any number may go together. padding: how an
+    image of another size is best continued.
     """
 
     scale: int
     multiple: int = 1
     least: int = 1
     fixed: tuple[int, int] | None = None
+    max_batch: int | None = None
+    padding: Padding = "edge"
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
         """The next larger size that is taken; the fixed one, where there is one."""
@@ -72,7 +86,7 @@ class _Trial:
         x = np.random.default_rng(SEED).random((1, channels, height, width), np.float32)
         try:
             shape = self._forward(x).shape
-        except Exception as exc:  # noqa: BLE001 - whatever a network or a runtime raises
+        except Exception as exc:
             lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
             self.reason = self.reason or f"{type(exc).__name__}: {lines[0] if lines else 'no message'}"
             return None
@@ -88,7 +102,14 @@ def find_takes(forward: Forward, name: str, *, fixed: tuple[int, int] | None = N
     fixed: the only size to try. name: for messages.
     Raises ExportError where it takes none, gives no whole scale, or takes grey or four-channel images.
     """
-    trial = _Trial(forward)
+    takes = _takes_sizes(_Trial(forward), name, fixed)
+    takes = replace(takes, max_batch=find_max_batch(forward, takes))
+    if takes.fixed is None and takes.multiple == takes.least == 1:
+        return takes
+    return replace(takes, padding=_best_padding(forward, takes))
+
+
+def _takes_sizes(trial: _Trial, name: str, fixed: tuple[int, int] | None) -> Takes:
     if fixed is not None:
         scale = trial.scale(*fixed)
         if scale is None:
@@ -118,6 +139,40 @@ def find_takes(forward: Forward, name: str, *, fixed: tuple[int, int] | None = N
     return Takes(scale, multiple, taken * multiple)
 
 
+def find_max_batch(forward: Forward, takes: Takes, *, alone: Forward | None = None) -> int | None:
+    """1 where two images together are not what each is alone, else None. alone: what makes the results to compare."""
+    x = soft_noise(np.random.default_rng(SEED), (2, 3, *takes.fit(20, 24)))
+    expected = np.concatenate([(alone or forward)(image[None]) for image in x])
+    try:
+        together = forward(x)
+    except Exception:
+        return 1
+    same = together.shape == expected.shape and np.abs(together - expected).max() <= ALIKE * np.abs(expected).max()
+    return None if same else 1
+
+
+def _best_padding(forward: Forward, takes: Takes) -> Padding:
+    """What gives, on an image that had to be continued, the results closest to those of the image it was cut from."""
+    side = max(2 * takes.least, COMPARED_SIDE)
+    rows, columns = takes.fit(side, side)
+    whole = made_up_photograph(max(rows, columns), 1)[:rows, :columns].astype(np.float32).transpose(2, 0, 1)[None] / 255
+    expected = forward(whole)
+    if takes.fixed is not None:
+        height, width = 3 * rows // 4, 3 * columns // 4
+    elif takes.multiple > 1:
+        height, width = rows - takes.multiple // 2, columns - takes.multiple // 2
+    else:
+        height = width = -(-2 * takes.least // 3)
+    up, right = takes.fit(height, width)
+    errors: dict[Padding, float] = {}
+    for padding in PADDINGS:
+        sides = ((0, 0), (0, 0), (0, up - height), (0, right - width))
+        got = forward(np.pad(whole[:, :, :height, :width], sides, mode=padding))
+        kept = np.s_[:, :, : height * takes.scale, : width * takes.scale]
+        errors[padding] = float(np.square(got[kept] - expected[kept]).mean())
+    return min(PADDINGS, key=errors.__getitem__)
+
+
 def _refusal(trial: _Trial, name: str, size: tuple[int, int]) -> ExportError:
     """What to say of a network that takes no size that was tried, this one first."""
     reason, made = trial.reason, trial.made
@@ -133,27 +188,6 @@ def _refusal(trial: _Trial, name: str, size: tuple[int, int]) -> ExportError:
             hint="the network must give the enlarged image and nothing else",
         )
     return ExportError(f"{name} cannot upscale (1, 3, {size[0]}, {size[1]}) on the CPU: {reason}")
-
-
-PROVEN_SIZES = ((1, 37, 52), (1, 64, 33), (2, 24, 41), (1, 100, 74))
-"""Batch, height and width compared, or the next larger that the network takes. A second size is what shows a graph
-that was frozen at the first; the largest is larger than most networks' windows."""
-
-
-def proven_sizes(takes: Takes, margin: int = 0) -> Iterator[tuple[int, int, int]]:
-    """Batches, heights and widths at which a model is held against its network, the smallest taken among them.
-
-    margin: pixels along the edges that are compared apart, for which the sizes grow.
-    """
-    if takes.fixed is not None:
-        yield from ((1, *takes.fixed), (2, *takes.fixed))
-        return
-    seen = set()
-    for batch, height, width in ((1, takes.least, takes.least + takes.multiple), *PROVEN_SIZES):
-        size = (batch, *takes.fit(height + 2 * margin, width + 2 * margin))
-        if size not in seen:
-            seen.add(size)
-            yield size
 
 
 def soft_noise(random: np.random.Generator, shape: tuple[int, ...]) -> Planes:

@@ -6,13 +6,16 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from io import StringIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from espan_deploy.apart import CrashedError, can_run_apart, run_apart
 from espan_deploy.errors import ExportError
 from espan_deploy.graph.lowering import lowered
 
@@ -32,12 +35,12 @@ TRACED_SIZE = (24, 20)
 
 
 def onnx_from_module(
-    module: nn.Module, *, traced: tuple[int, int] = TRACED_SIZE, static: bool = False
+    module: nn.Module, *, traced: tuple[int, int] = TRACED_SIZE, static: bool = False, any_batch: bool = True
 ) -> ir.Model:
     """Export a network in evaluation mode as a lowered float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W).
 
     traced: height and width of the example it is traced with. static: whether the graph is fixed to that height and
-    width; by default both are dynamic, and the batch always is.
+    width; by default both are dynamic. any_batch: whether the batch is; else it is one.
     Nothing is optimised, so that the fold sees every branch, in the float32 weights of the checkpoint.
     Raises ExportError, saying what blocks it.
     """
@@ -46,8 +49,10 @@ def onnx_from_module(
     height, width = traced
     if not static and height == width:
         width += width  # or one would be taken for the other
-    dynamic: dict[int, str] = {0: "batch"} if static else {0: "batch", 2: "height", 3: "width"}
-    example = torch.zeros(TRACED_BATCH, 3, height, width)
+    dynamic: dict[int, str] = {0: "batch"} if any_batch else {}
+    if not static:
+        dynamic.update({2: "height", 3: "width"})
+    example = torch.zeros(TRACED_BATCH if any_batch else 1, 3, height, width)
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -70,6 +75,41 @@ def onnx_from_module(
         raise ExportError(f"the network cannot be exported {what}: {cause}", hint=hint) from exc
     assert program is not None
     return lowered(program.model)
+
+
+def onnx_from_module_apart(
+    module: nn.Module, *, traced: tuple[int, int] = TRACED_SIZE, static: bool = False, any_batch: bool = True
+) -> ir.Model:
+    """The same in a child process where the system has safe ones: its warnings and crashes end there.
+
+    Raises ExportError also where PyTorch's exporter ended its process.
+    """
+    import torch
+
+    def export() -> ir.Model:
+        return onnx_from_module(module, traced=traced, static=static, any_batch=any_batch)
+
+    def serialised() -> bytes:
+        torch.set_num_threads(1)  # a forked process has none of its parent's threads
+        content: bytes = ir.to_proto(export()).SerializeToString()
+        return content
+
+    if not can_run_apart():
+        return export()
+    _warm_up()
+    try:
+        content = run_apart(serialised)
+    except CrashedError as exc:
+        raise ExportError(f"PyTorch's exporter crashed on this network ({exc})") from exc
+    return ir.from_proto(onnx.load_from_string(content))
+
+
+@cache
+def _warm_up() -> None:
+    """Load what the exporter loads on first use, once, rather than in every child."""
+    from torch import nn
+
+    onnx_from_module(nn.Identity())
 
 
 def module_function(module: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

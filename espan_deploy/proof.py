@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from espan_deploy import backends
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.description import ModelDescription
-from espan_deploy.errors import InferenceError, VerificationError
-from espan_deploy.facts import Forward, soft_noise
+from espan_deploy.errors import InferenceError
+from espan_deploy.facts import Forward, Takes, soft_noise
 
 PARITY_TOLERANCE = 1e-4
 """Largest difference from the network itself, relative to its largest output: float32 through thirty layers of other
@@ -26,17 +26,37 @@ ImageSize = tuple[int, int, int]
 """Batch, height, width."""
 
 
+PROVEN_SIZES = ((24, 41), (37, 52), (33, 76), (100, 35))
+"""Heights and widths compared, or the next larger that the network takes, the small ones first. A second size is
+what shows a graph that was frozen at the first; the last two are larger than most networks' windows, one way each."""
+
+LARGER_SIZES = ((128, 100), (131, 163))
+"""Compared too where the small ones among PROVEN_SIZES do not agree."""
+
+SMALL_SIDES = (2, 3, 4, 6, 8, 12, 16, 20, 24)
+"""The smallest side at which a model agrees is looked for among these, and the smallest its network takes."""
+
+
 @dataclass(frozen=True)
 class Proof:
     """How far a model is from its network, relative to the network's largest output, at worst.
 
     inside, border: without and in the ring of ``margin`` input pixels along the image's edge; border is 0 without one.
-    sizes: those compared, batch first.
+    least: the smallest side of an image from which on they agree. max_batch: 1 where they agree on single images only.
+    sizes: those compared that agree, batch first. reason: what the model said where it failed, or "".
     """
 
     inside: float
     border: float
+    least: int
+    max_batch: int | None
     sizes: tuple[ImageSize, ...]
+    reason: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the model is the network, up to what float32 rounds."""
+        return self.inside <= PARITY_TOLERANCE
 
 
 def model_function(model: onnx.ModelProto, description: ModelDescription, path: Path) -> Forward:
@@ -52,35 +72,74 @@ def model_function(model: onnx.ModelProto, description: ModelDescription, path: 
     return forward
 
 
-def compare(
-    model: Forward, network: Forward, sizes: Iterable[ImageSize], *, value_range: float, margin: int = 0
-) -> Proof:
-    """Compare a model with its network, the network seeing each image of a batch alone.
+def prove(model: Forward, network: Forward, takes: Takes, *, value_range: float, margin: int = 0) -> Proof:
+    """Compare a model with its network at several sizes, the network seeing each image of a batch alone.
 
+    A model may be right from some size on only, where its network decides on sizes: that is found as well.
     margin: input pixels along the edge that are compared apart; sizes grow by them.
-    Raises VerificationError where the model fails or makes another size.
     """
-    random = np.random.default_rng(PROOF_SEED)
-    inside, border = 0.0, 0.0
-    compared = []
-    for batch, height, width in sizes:
-        compared.append((batch, height, width))
-        x = soft_noise(random, (batch, 3, height, width)) * np.float32(value_range)
-        expected = np.concatenate([network(image[None]) for image in x])
+    comparison = _Comparison(model, network, value_range, margin)
+    if takes.fixed is not None:
+        return comparison.proof([takes.fixed], min(takes.fixed))
+    sizes = _fitted(PROVEN_SIZES, takes, margin)
+    if comparison.agree(sizes):
+        sides = [takes.least, *(side for side in SMALL_SIDES if side > takes.least)]
+        small = dict.fromkeys(takes.fit(side, side)[0] for side in sides)
+        found = (least for least in small if comparison.agree([(least, least), (least, least + takes.multiple)]))
+        return comparison.proof(sizes, next(found, max(sizes[0])))
+    larger = _fitted(LARGER_SIZES, takes, margin)
+    for first in range(1, len(sizes)):
+        if comparison.agree(sizes[first:] + larger):
+            return comparison.proof(sizes[first:] + larger, max(sizes[first]))
+    return comparison.proof(sizes, takes.least)
+
+
+class _Comparison:
+    """A model beside its network; each size is compared once."""
+
+    def __init__(self, model: Forward, network: Forward, value_range: float, margin: int) -> None:
+        self._model, self._network, self._value_range, self._margin = model, network, value_range, margin
+        self._found: dict[ImageSize, tuple[float, float]] = {}
+        self._reason = ""
+
+    def agree(self, sizes: list[tuple[int, int]], batch: int = 1) -> bool:
+        """Whether the model is the network at all these sizes; the first that differs ends the question."""
+        return all(self._at((batch, *size))[0] <= PARITY_TOLERANCE for size in sizes)
+
+    def proof(self, sizes: list[tuple[int, int]], least: int) -> Proof:
+        """What was found at these sizes, all others that agree named as well."""
+        inside = max(self._at((1, *size))[0] for size in sizes)
+        max_batch = None if inside > PARITY_TOLERANCE or self.agree(sizes[:1], batch=2) else 1
+        agreeing = {size: found for size, found in self._found.items() if found[0] <= PARITY_TOLERANCE}
+        border = max((found[1] for found in agreeing.values()), default=0.0)
+        return Proof(inside, border, least, max_batch, tuple(sorted(agreeing)), self._reason)
+
+    def _at(self, size: ImageSize) -> tuple[float, float]:
+        """The largest difference inside and in the margin; infinite where the model fails."""
+        if size not in self._found:
+            self._found[size] = self._compare(*size)
+        return self._found[size]
+
+    def _compare(self, batch: int, height: int, width: int) -> tuple[float, float]:
+        random = np.random.default_rng(PROOF_SEED)
+        x = soft_noise(random, (batch, 3, height, width)) * np.float32(self._value_range)
+        expected = np.concatenate([self._network(image[None]) for image in x])
         try:
-            got = model(x)
+            got = self._model(x)
         except InferenceError as exc:
-            raise VerificationError(f"the exported model does not take {x.shape}: {exc.message}") from exc
-        if expected.shape != got.shape:
-            raise VerificationError(f"the exported model makes {got.shape} of {x.shape}, the network {expected.shape}")
+            self._reason = self._reason or exc.message
+            return np.inf, np.inf
         difference = np.abs(got - expected) / max(np.abs(expected).max(), np.finfo(np.float32).tiny)
         # A small image may have no inside: then the whole of it counts.
-        band = margin * (expected.shape[2] // height) if min(height, width) > 2 * margin else 0
+        margin = self._margin if min(height, width) > 2 * self._margin else 0
+        band = margin * (expected.shape[2] // height)
         core = difference[:, :, band : expected.shape[2] - band, band : expected.shape[3] - band]
-        inside = max(inside, _worst(core))
-        if band:
-            border = max(border, _worst(difference))
-    return Proof(inside, border, tuple(compared))
+        return _worst(core), _worst(difference) if band else 0.0
+
+
+def _fitted(sizes: Sequence[tuple[int, int]], takes: Takes, margin: int) -> list[tuple[int, int]]:
+    """The next larger sizes that the network takes."""
+    return [takes.fit(height + 2 * margin, width + 2 * margin) for height, width in sizes]
 
 
 def _worst(difference: NDArray[np.float32]) -> float:

@@ -1,4 +1,4 @@
-"""Tiny networks, each with one structure whose sizes are computed: x2 in RGB, random weights, nothing to be proud of."""
+"""Tiny networks, each with one structure whose sizes are computed: x2 in RGB, random weights."""
 
 from __future__ import annotations
 

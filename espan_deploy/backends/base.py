@@ -54,13 +54,19 @@ class Runner(ABC):
     def infer(self, images: Images) -> Images:
         """Upscale a batch.
 
-        images: (N, H, W, 3) RGB, C-contiguous, uint8 in [0, 255] or float32 in [0, 1]; not kept, not changed.
+        images: (N, H, W, 3) RGB, C-contiguous, uint8 in [0, 255] or float32 in [0, 1]; not kept, not changed. A size
+        the network does not take is padded as its description says, and the result cropped.
         Returns (N, scale*H, scale*W, 3) of the same type, owned by the caller: uint8 is clipped and rounded to
         nearest, float32 is neither clipped nor checked.
         Raises InputShapeError for another shape, type or a size the model does not take, InferenceError where
         the backend fails (its message says so if memory ran out).
         """
-        return self._whole(self._checked(images))
+        images = self._checked(images)
+        fitted = fit(images, self.description)
+        parts = [self._whole(fitted[low:high]) for low, high in self._calls(len(fitted))]
+        result = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        height, width = (side * self.description.scale for side in images.shape[1:3])
+        return result if fitted is images else np.ascontiguousarray(result[:, :height, :width])
 
     def infer_into(self, images: Images, kept: tuple[slice, slice], out: Images) -> None:
         """Upscale a batch and put a part of the result where it belongs: a tile's without its halo into its image.
@@ -77,21 +83,20 @@ class Runner(ABC):
             or not out[0, 0].flags.c_contiguous
         ):
             raise InputShapeError(f"{images.dtype} {images.shape} with {kept} kept does not go into {out.shape}")
-        self._infer_into(images, kept, out)
+        fitted = fit(images, self.description)
+        for low, high in self._calls(len(fitted)):
+            self._infer_into(fitted[low:high], kept, out[low:high])
+
+    def _calls(self, count: int) -> list[tuple[int, int]]:
+        """From which image to which each call goes."""
+        most = self.description.max_batch or count
+        return [(low, min(low + most, count)) for low in range(0, count, most)]
 
     def _checked(self, images: Images) -> Images:
         if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
             raise InputShapeError(f"expected images of shape (N, H, W, 3) with no empty side, got {images.shape}")
         if images.dtype not in (np.uint8, np.float32):
             raise InputShapeError(f"expected uint8 or float32 images, got {images.dtype}")
-        multiple = self.description.size_multiple
-        if images.shape[1] % multiple or images.shape[2] % multiple:
-            raise InputShapeError(
-                f"the model takes heights and widths that are multiples of {multiple}, got {images.shape[1:3]}"
-            )
-        least = self.description.min_size
-        if min(images.shape[1:3]) < least:
-            raise InputShapeError(f"the model takes images of {least}x{least} and larger, got {images.shape[1:3]}")
         return np.ascontiguousarray(images)
 
     def _whole(self, images: Images) -> Images:
@@ -129,6 +134,24 @@ class Runner(ABC):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def fit(images: Images, description: ModelDescription) -> Images:
+    """The images themselves where the network takes their size, else continued to the next larger that it takes.
+
+    images: (N, H, W, 3). Raises InputShapeError where a graph of a fixed size takes none as large.
+    """
+    height, width = images.shape[1:3]
+    if description.fixed_size is not None:
+        rows, columns = description.fixed_size
+        if height > rows or width > columns:
+            raise InputShapeError(f"the model takes images of {rows}x{columns}, got {height}x{width}")
+    else:
+        multiple, least = description.size_multiple, description.min_size
+        rows, columns = (-(-max(side, least) // multiple) * multiple for side in (height, width))
+    if (rows, columns) == (height, width):
+        return images
+    return np.pad(images, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)), mode=description.padding)
 
 
 def scaled(kept: tuple[slice, slice], scale: int) -> tuple[slice, slice]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from espan_deploy.description import ModelDescription
+from espan_deploy.description import ModelDescription, description_from_document
 from espan_deploy.errors import EngineMismatchError, InputError
 
 SCHEMA_VERSION = 1
@@ -57,9 +57,8 @@ class Manifest:
 
     def model_description(self) -> ModelDescription:
         """The model inside. Raises EngineMismatchError where the manifest's words for it are damaged."""
-        known = {item.name for item in fields(ModelDescription)}
         try:
-            return ModelDescription(**{k: v for k, v in self.description.items() if k in known})
+            return description_from_document(self.description)
         except TypeError as exc:
             raise EngineMismatchError(f"the manifest of {self.name} is damaged: {exc}", hint=REBUILD) from exc
 

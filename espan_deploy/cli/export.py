@@ -183,6 +183,7 @@ def _summary(deployment: Deployment, target: Path, engine: list[tuple[str, str]]
         ("input", f"(N, 3, H, W) float32 RGB in [0, {description.value_range:g}], depends on {halo} around"),
         ("output", f"(N, 3, {description.scale}H, {description.scale}W) float32"),
         ("verified", f"largest difference from the network {deployment.largest_difference:.1e} of its largest value"),
+        ("at", ", ".join(f"{height}x{width}" for _, height, width in description.verified_at)),
     ]
     if deployment.border_difference > 0:
         border = f"{deployment.border_difference:.1e}, because borders were folded approximately"

@@ -5,4 +5,15 @@ from espan_deploy.graph.lowering import lowered
 from espan_deploy.graph.reach import Reach, reach
 from espan_deploy.graph.sizes import Shape, SizedGraph, Sizes
 
-__all__ = ["REPORT_SIZE", "Complexity", "LayerCost", "Reach", "Shape", "SizedGraph", "Sizes", "complexity", "lowered", "reach"]
+__all__ = [
+    "REPORT_SIZE",
+    "Complexity",
+    "LayerCost",
+    "Reach",
+    "Shape",
+    "SizedGraph",
+    "Sizes",
+    "complexity",
+    "lowered",
+    "reach",
+]

@@ -118,7 +118,7 @@ BLOCKED = {
     "CUDA in its constructor": (own("return self.conv(x)", f"{POINTWISE}.cuda()"), "needs CUDA"),
     "an argument missing": (own("return self.conv(x)", arguments=", scale"), "does not take these arguments"),
     "constructor fails": (own("return x", "raise ValueError('bad width')"), "failed: ValueError: bad width"),
-    "forward fails": (own("return self.no_such_layer(x)"), "cannot upscale (1, 3, 64, 64) on the CPU"),
+    "forward fails": (own("return self.no_such_layer(x)"), "cannot upscale (1, 3, 48, 48) on the CPU"),
     "weights that do not fit": (own("return self.conv(x)", "self.conv = nn.Conv2d(3, 3, 3)"), "another shape"),
     "not a whole scale": (own("return self.conv(x)[:, :, 1:]"), "with a whole scale"),
 }

@@ -46,7 +46,9 @@ def test_every_shape_is_the_one_that_running_finds(name: str) -> None:
 def graph_of(nodes: list[onnx.NodeProto]) -> SizedGraph:
     image = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, "h", "w"])
     out = helper.make_tensor_value_info("output", TensorProto.FLOAT, None)
-    model = helper.make_model(helper.make_graph(nodes, "g", [image], [out]), opset_imports=[helper.make_opsetid("", 20)])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [image], [out]), opset_imports=[helper.make_opsetid("", 20)]
+    )
     return SizedGraph(ir.from_proto(model))
 
 

@@ -1,0 +1,77 @@
+"""A function run in a child process, where it may print, warn or crash without anyone noticing but its caller."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+TAIL_LINES = 3
+"""Of what a crashed child said, kept for the message."""
+
+
+class CrashedError(Exception):
+    """The child ended without a result. The message says how, and the last it said."""
+
+
+def can_run_apart() -> bool:
+    """Whether this system forks safely after libraries with threads of their own were loaded: Linux does."""
+    return sys.platform == "linux"
+
+
+def run_apart(function: Callable[[], T]) -> T:
+    """The function's result, or its exception, from a forked child that sees everything the caller has.
+
+    Result and exception travel pickled. Nothing the child changes or prints reaches the caller. No thread of the
+    caller exists in the child: it must not wait for one.
+    Raises CrashedError where the child ended by a signal or left no result.
+    """
+    with tempfile.TemporaryDirectory(prefix="espan-deploy-") as folder:
+        said, result = Path(folder) / "said", Path(folder) / "result"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, from Python 3.12 on
+            child = os.fork()
+        if child == 0:
+            _be_the_child(function, said, result)
+        try:
+            _, status = os.waitpid(child, 0)
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        code = os.waitstatus_to_exitcode(status)
+        if code != 0 or not result.is_file():
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            lines = said.read_text(errors="replace").strip().splitlines() if said.is_file() else []
+            raise CrashedError(": ".join((how, *filter(None, (" ".join(lines[-TAIL_LINES:]),)))))
+        failed, value = pickle.loads(result.read_bytes())
+    if failed:
+        raise value
+    answer: T = value
+    return answer
+
+
+def _be_the_child(function: Callable[[], object], said: Path, result: Path) -> None:
+    """Run the function and end the process, whatever happens."""
+    try:
+        sys.stdout = sys.stderr = said.open("a", buffering=1, errors="replace")
+        for stream in (1, 2):
+            os.dup2(sys.stdout.fileno(), stream)
+        try:
+            answer: tuple[bool, object] = (False, function())
+        except Exception as exc:
+            answer = (True, exc)
+        part = result.with_suffix(".part")
+        part.write_bytes(pickle.dumps(answer))
+        part.replace(result)
+        os._exit(0)
+    finally:
+        os._exit(1)
