@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "espan_deploy"
 
 LAYERS = (
     ("errors",),
-    ("cgroups", "description", "files", "models"),
+    ("apart", "cgroups", "description", "files", "models"),
     ("machine",),
     ("recipes",),
     ("checkpoints",),
