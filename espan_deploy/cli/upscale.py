@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from espan_deploy.cli.films import PIPE, emit_films, film_options
 from espan_deploy.cli.main import INTERRUPTED, json_option
 from espan_deploy.errors import InputError, PartialFailureError
 
@@ -73,6 +74,8 @@ Examples:
   espan-deploy upscale photos/ upscaled/
   espan-deploy upscale photo.jpg upscaled/ --format png --model espan.onnx
   espan-deploy upscale photos/ upscaled/ --precision fp32 --report report.json
+  espan-deploy upscale film.mkv upscaled/ --video-codec h265 --crf 18
+  espan-deploy upscale film.mkv - | mpv -
 """,
 )
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
@@ -109,6 +112,7 @@ Examples:
 @click.option(
     "--png-compression", type=click.Choice(["fast", "small"]), default="fast", show_default=True, help="Of PNG."
 )
+@film_options
 @click.option("--overwrite", is_flag=True, help="Do everything again, and replace files not made by this tool.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--report", "report_path", type=click.Path(path_type=Path), help="Write the whole report to a JSON file.")
@@ -126,13 +130,15 @@ def command(
     format_name: str,
     dry_run: bool,
     as_json: bool,
+    films: dict[str, Any],
     **options: Any,
 ) -> None:
-    """Upscale every image of a folder, or one image, into OUTPUT_DIR.
+    """Upscale every image and film of a folder, or one of them, into OUTPUT_DIR.
 
     Folders keep their structure; what is there already, made from the same input, model and settings, is skipped.
     A file that cannot be read is reported and the rest goes on (exit code 4). Ctrl-C finishes the images in
-    flight; the same command then finishes the job.
+    flight; the same command then finishes the job. Films need the extra `video`; with - as OUTPUT_DIR, one film's
+    frames go to standard output, uncompressed.
 
     \b
     espan-deploy upscale photos/ upscaled/
@@ -141,11 +147,16 @@ def command(
     # What Pillow finds odd about a file is either in the report, as its failure, or of no consequence.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     from espan_deploy.models import default_model
-    from espan_deploy.pipeline.upscale import UpscaleSettings, Upscaling
+    from espan_deploy.pipeline.upscale import UpscaleSettings
+    from espan_deploy.video.upscale import FilmSettings, FilmUpscaling
 
     batch = options.pop("batch")
     settings = UpscaleSettings(format=format_name, batch=None if batch == "auto" else batch, **options)
-    upscaling = Upscaling(source, output, model if model is not None else default_model(), settings)
+    pipe = sys.stdout.buffer if str(output) == PIPE else None
+    if pipe is not None and as_json:
+        raise click.UsageError("standard output cannot hold a film and --json; use --report FILE")
+    chosen = model if model is not None else default_model()
+    upscaling = FilmUpscaling(source, output, chosen, settings, FilmSettings(**films), pipe=pipe)
     if dry_run:
         report = upscaling.plan()
         emit(report, as_json=as_json, listed=True)
@@ -153,7 +164,7 @@ def command(
         _talk(upscaling)
         with stopping(upscaling), progress(upscaling) as show:
             report = upscaling.run(show)
-        emit(report, as_json=as_json)
+        emit(report, as_json=as_json, talk=pipe is not None)
     if report_path is not None:
         write_report(report_path, report)
     ctx.exit(exit_code(report))
@@ -163,7 +174,7 @@ def exit_code(report: Report) -> int:
     """0, 4 where files failed, 130 where the user stopped it."""
     if report.interrupted:
         return INTERRUPTED
-    return PartialFailureError.exit_code if report.count("failed") else 0
+    return PartialFailureError.exit_code if report.count("failed") or report.count("damaged") else 0
 
 
 def _talk(upscaling: Upscaling) -> None:
@@ -173,8 +184,8 @@ def _talk(upscaling: Upscaling) -> None:
         click.echo(f"not images by their names, left alone: {kinds}", err=True)
 
 
-def emit(report: Report, *, as_json: bool, listed: bool = False) -> None:
-    """The report on stdout; on stderr every file that failed, and why."""
+def emit(report: Report, *, as_json: bool, listed: bool = False, talk: bool = False) -> None:
+    """The report on stdout, or on stderr where it is only talk; on stderr every file that failed, and why."""
     engine = report.engine
     for file in report.files:
         if file.status == "failed":
@@ -193,8 +204,9 @@ def emit(report: Report, *, as_json: bool, listed: bool = False) -> None:
             if file.status == "planned":
                 click.echo(f"{file.input} -> {file.output}  {file.width}x{file.height}, {file.tiles} tile(s)")
         return
-    click.echo(f"{engine['backend']}, {engine['precision']} ({engine['precision_because']})")
-    click.echo(report.summary())
+    click.echo(f"{engine['backend']}, {engine['precision']} ({engine['precision_because']})", err=talk)
+    emit_films(report)
+    click.echo(report.summary(), err=talk)
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from espan_deploy.errors import InputError
@@ -35,9 +35,11 @@ def digest(**settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def file_jobs(source: Source, destination: Destination, settings: FileSettings) -> Iterator[Job]:
-    """A job for every file of a source, as they are listed."""
-    for number, (entry, name, file_format) in enumerate(outputs(source.entries(), settings.format), 1):
+def file_jobs(
+    source: Source, entries: Iterable[Entry], destination: Destination, settings: FileSettings
+) -> Iterator[Job]:
+    """A job for every one of a source's files, as they come."""
+    for number, (entry, name, file_format) in enumerate(outputs(entries, settings.format), 1):
         yield Job(number, FileInput(source, entry), FileOutput(destination, name, file_format, settings))
 
 

@@ -22,7 +22,8 @@ MAX_ROWS = 100_000
 MAX_SAMPLE = 1 << 16
 """Durations of a stage that are kept for its percentiles."""
 
-Status = Literal["done", "skipped", "failed", "planned", "not started"]
+Status = Literal["done", "damaged", "skipped", "failed", "planned", "not started"]
+"""damaged: done, of an input that could not be read whole."""
 
 
 @dataclass
@@ -46,6 +47,11 @@ class FileReport:
     output_bytes: int = 0
     stage_ms: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def pixels(self) -> int:
+        """Of the input."""
+        return self.width * self.height
 
 
 class Sample:
@@ -95,8 +101,8 @@ class Report:
         with self._lock:
             self.counts[file.status] += 1
             self.redone_fp32 += file.redone_fp32
-            if file.status == "done":
-                self._pixels += file.width * file.height
+            if file.status in ("done", "damaged"):
+                self._pixels += file.pixels
                 for stage, milliseconds in file.stage_ms.items():
                     self._samples[stage].add(milliseconds)
             rows = self.counts["failed"] if file.status == "failed" else self.counts.total() - self.counts["failed"]
@@ -133,7 +139,8 @@ class Report:
             "interrupted": self.interrupted,
             "stopped_because": self.stopped_because,
             "counts": {
-                status: self.count(status) for status in ("done", "skipped", "failed", "planned", "not started")
+                status: self.count(status)
+                for status in ("done", "damaged", "skipped", "failed", "planned", "not started")
             },
             "seconds": self.seconds,
             "startup_seconds": self.startup_seconds,
@@ -152,6 +159,8 @@ class Report:
         done, failed = self.count("done"), self.count("failed")
         rate = done / self.seconds if self.seconds else 0.0
         counts = f"{done} done, {self.count('skipped')} already done, {failed} failed"
+        if self.count("damaged"):
+            counts += f", {self.count('damaged')} damaged"
         if self.count("not started"):
             counts += f", {self.count('not started')} not started"
         lines = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from espan_deploy import backends
 from espan_deploy.backends.model import ModelFile, read_model
@@ -18,9 +19,10 @@ from espan_deploy.pipeline.encode import EncodeSettings, PngCompression
 from espan_deploy.pipeline.encoded import FileSettings, digest, file_jobs
 from espan_deploy.pipeline.engine import EngineSettings, OpenEngine, engine_report
 from espan_deploy.pipeline.jobs import Job
+from espan_deploy.pipeline.plan import DEFAULT_BYTES_PER_PIXEL, TilePolicy, pixels_within
 from espan_deploy.pipeline.report import FileReport, Report
 from espan_deploy.pipeline.run import Run
-from espan_deploy.stores import Destination, Source, open_stores
+from espan_deploy.stores import Destination, Endings, Entry, Source, open_stores
 
 PIPELINE_VERSION = 2
 """Goes up when the same input, model and settings give other bytes than before."""
@@ -42,7 +44,12 @@ class UpscaleSettings(EngineSettings):
 
 
 class Upscaling:
-    """One run, prepared; ``run`` does it and may be stopped from another thread or a signal handler."""
+    """One run, prepared; ``run`` does it and may be stopped from another thread or a signal handler.
+
+    endings: of the files that it takes. lanes: how many pictures are inferred at once, known while it runs.
+    """
+
+    endings: ClassVar[Endings] = EXTENSIONS
 
     def __init__(self, source: str | Path, output: str | Path, model: Path, settings: UpscaleSettings) -> None:
         """Look at everything that can be wrong before work starts.
@@ -54,11 +61,15 @@ class Upscaling:
         self.model: ModelFile = read_model(model)
         self.source: Source
         self.destination: Destination
-        self.source, self.destination = open_stores(source, output, EXTENSIONS)
-        _require_images(self.source)
+        self.source, self.destination = self._open_stores(source, output)
+        _require_files(self.source, self.endings)
         self.choice = backends.choose(settings.engine, self.model)
         self._run: Run | None = None
         self._stopped = False
+        self.lanes = 0
+
+    def _open_stores(self, source: str | Path, output: str | Path) -> tuple[Source, Destination]:
+        return open_stores(source, output, self.endings)
 
     @property
     def total(self) -> int | None:
@@ -79,16 +90,17 @@ class Upscaling:
     def plan(self) -> Report:
         """What would be done, touching nothing: for a dry run."""
         report = self._report(engine_report(self.choice, Verdict(self.settings.precision, "not opened"), None))
-        for job in self._jobs(""):
+        for job in self._image_jobs(""):
             report.add(job.number, self._planned(job))
         return self._with_left_out(report)
 
     def _planned(self, job: Job) -> FileReport:
+        policy = TilePolicy(self.settings.tile, pixels_within(self.settings.memory_bytes, DEFAULT_BYTES_PER_PIXEL, 1))
         file = _row(job)
         file.status = "planned"
         try:
             file.height, file.width = job.input.size()
-            file.tiles = self.settings.tiles(file.height, file.width, self.model.description)
+            file.tiles = sum(len(row) for row in policy.plan(file.height, file.width, self.model.description))
         except (InputError, OSError) as exc:
             file.status, file.error = "failed", getattr(exc, "message", None) or str(exc)
         return file
@@ -102,35 +114,51 @@ class Upscaling:
         with self.destination, OpenEngine(self.model, self.choice, self.settings, at_once=self._at_once()) as engine:
             report = self._report(engine.report())
             report.startup_seconds = time.perf_counter() - self.started
+            self.lanes = len(engine.runners)
             jobs = self._jobs(self._settings_sha256(engine.verdict.precision))
             self._run = Run(
                 jobs,
                 runners=engine.runners,
                 fallback=engine.fallback,
                 settings=engine.run_settings(),
-                on_end=lambda job, file, _: report.add(job.number, file),
+                on_end=partial(self._take, report),
             )
             if self._stopped:
                 self._run.stop()
             self._run.execute(on_progress)
-        if self.total is not None:
-            for job in jobs:  # what a stopped run has left
-                report.add(job.number, _row(job))
+            self._finish(report, jobs)
         report.interrupted = self._stopped
         report.stopped_because = self._run.stopped_because
         report.seconds = time.perf_counter() - self.started
         return self._with_left_out(report)
 
+    def _take(self, report: Report, job: Job, file: FileReport, failure: BaseException | None) -> None:
+        """A job's outcome. From any thread."""
+        del failure
+        report.add(job.number, file)
+
+    def _finish(self, report: Report, jobs: Iterator[Job]) -> None:
+        """The stages have ended, and the destination is still open. jobs: what a stopped run has left."""
+        if self.total is not None:
+            for job in jobs:
+                report.add(job.number, _row(job))
+
     def _at_once(self) -> int | None:
         """Images, or the tiles of the only one."""
         if self.total != 1:
             return self.total
-        return max(1, *(self._planned(job).tiles for job in self._jobs("")))
+        return max([1, *(self._planned(job).tiles for job in self._image_jobs(""))])
 
     def _jobs(self, settings_sha256: str) -> Iterator[Job]:
+        return self._image_jobs(settings_sha256)
+
+    def _image_jobs(self, settings_sha256: str) -> Iterator[Job]:
         settings = self.settings
         files = FileSettings(settings_sha256, settings.encode, settings.format, settings.overwrite)
-        return file_jobs(self.source, self.destination, files)
+        return file_jobs(self.source, self._image_entries(), self.destination, files)
+
+    def _image_entries(self) -> Iterator[Entry]:
+        return self.source.entries()
 
     def _settings_sha256(self, precision: str) -> str:
         return digest(
@@ -169,11 +197,11 @@ def _row(job: Job) -> FileReport:
     return FileReport(display(job.input.name), display(job.output.name), "not started")
 
 
-def _require_images(source: Source) -> None:
+def _require_files(source: Source, endings: Endings) -> None:
     left_out = source.left_out
     if source.total == 0 and not left_out.broken:
         others = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in left_out.ignored.most_common(5))
         raise InputError(
             f"there are no images in {source.location}" + (f" (other files: {others})" if others else ""),
-            hint=f"images end in {' '.join(sorted(EXTENSIONS))}",
+            hint=f"they end in {' '.join(sorted(endings))}",
         )

@@ -95,7 +95,8 @@ class Setup:
             ended[job.number] = report
 
         with FolderDestination(self.output) as destination:
-            jobs = file_jobs(FolderSource(self.source, EXTENSIONS), destination, files)
+            source = FolderSource(self.source, EXTENSIONS)
+            jobs = file_jobs(source, source.entries(), destination, files)
             self.last = Run(
                 jobs,
                 runners=list(runners) or [NumpyRunner()],
@@ -407,7 +408,7 @@ class TestOtherEnds:
         pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(buffer, "png")
         source, output = Memory({"a.png": buffer.getvalue(), "b.png": b"no image"}), Memory()
-        jobs = file_jobs(source, output, FileSettings("s", EncodeSettings()))
+        jobs = file_jobs(source, source.entries(), output, FileSettings("s", EncodeSettings()))
         ended = self.execute(jobs)
         assert [ended[number][0].status for number in (1, 2)] == ["done", "failed"]
         assert isinstance(ended[2][1], InputError)
