@@ -202,7 +202,7 @@ def emit(report: Report, *, as_json: bool, listed: bool = False, talk: bool = Fa
     if listed:
         for file in report.files:
             if file.status == "planned":
-                click.echo(f"{file.input} -> {file.output}  {file.width}x{file.height}, {file.tiles} tile(s)")
+                click.echo(file.plan())
         return
     click.echo(f"{engine['backend']}, {engine['precision']} ({engine['precision_because']})", err=talk)
     emit_films(report)

@@ -53,6 +53,10 @@ class FileReport:
         """Of the input."""
         return self.width * self.height
 
+    def plan(self) -> str:
+        """What is planned, as people read it."""
+        return f"{self.input} -> {self.output}  {self.width}x{self.height}, {self.tiles} tile(s)"
+
 
 class Sample:
     """Every value of a series while they are few; then every second, every fourth and so on, over the whole of it."""

@@ -27,6 +27,11 @@ class FilmReport(FileReport):
         """Of all its frames."""
         return super().pixels * self.frames
 
+    def plan(self) -> str:
+        """What is planned, as people read it."""
+        frames = f"{self.expected_frames} frames" if self.expected_frames else "an unknown number of frames"
+        return f"{self.input}  {self.width}x{self.height}, {frames}"
+
     def line(self) -> str:
         """As people read it."""
         rates = self.stage_frames_per_second

@@ -105,7 +105,7 @@ def test_json_is_one_document_and_the_only_thing_on_stdout(tmp_path: Path, model
     document = json.loads(result.stdout)
     assert document == json.loads(report_path.read_text())
     assert document["schema_version"] == 1
-    assert document["counts"] == {"done": 2, "skipped": 0, "failed": 1, "planned": 0, "not started": 0}
+    assert document["counts"] == {"done": 2, "damaged": 0, "skipped": 0, "failed": 1, "planned": 0, "not started": 0}
     assert set(document["latency_ms"]) == {"decode", "infer", "encode", "end_to_end"}
     by_name = {file["input"]: file for file in document["files"]}
     assert by_name["bad.png"]["error"] == "the file is empty"
