@@ -1,24 +1,24 @@
-"""Running an engine of TensorRT or TensorRT-RTX: copies and kernels on streams of their own.
-
-What needs a GPU here has run on none of this project's test machines: see docs/hardware.md.
-"""
+"""Running an engine of TensorRT or TensorRT-RTX: the engine on the device, and the runner that feeds it."""
 
 from __future__ import annotations
 
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from espan_deploy.backends.base import EngineInfo, Images, Runner
+from espan_deploy.backends.base import EngineInfo, Images, Runner, scaled
+from espan_deploy.backends.cuda_memory import Device
 from espan_deploy.backends.finite import check_finite
-from espan_deploy.backends.trt_module import FLAVOURS, Messages, make_logger
+from espan_deploy.backends.trt_module import FLAVOURS, listening, logger_of
+from espan_deploy.backends.trt_slot import Slot, Streams
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import EngineMismatchError, InferenceError, InputShapeError
 from espan_deploy.pixels import GUARD
@@ -26,9 +26,6 @@ from espan_deploy.recipes import RunSettings
 
 SLOTS = 2
 """Chunks in flight: while one computes, the next is copied in and the last one out."""
-
-TRIALS = 5
-"""Runs of each kind when launches and graph replay are compared."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,11 @@ class Limits:
 
 
 class LoadedEngine:
-    """An engine on the device, shared by its runners.
+    """An engine on the device, shared by its runners, and given back with the last of them.
 
-    data: bytes already held against their manifest. runtime_cache: where TensorRT-RTX's kernels are kept between
-    runs, None for nowhere.
+    data: bytes already held against their manifest. host_code: whether they may hold code for the host, as engines
+    for later versions of TensorRT do. runtime_cache: where TensorRT-RTX's kernels are kept between runs, None for
+    nowhere.
     Raises EngineMismatchError where the runtime refuses the bytes.
     """
 
@@ -54,21 +52,26 @@ class LoadedEngine:
         backend: str,
         data: bytes,
         description: ModelDescription,
-        device: Any,
+        device: Device,
         *,
         run: RunSettings | None = None,
+        host_code: bool = False,
         runtime_cache: Path | None = None,
     ) -> None:
         self.trt, self.backend, self.description, self.device = trt, backend, description, device
         self.run = run or RunSettings()
-        self.messages = Messages()
-        self.lock = threading.Lock()
-        with device.current():
-            self._runtime = trt.Runtime(make_logger(trt, self.messages))
+        self._lock = threading.Lock()
+        self._contexts = 0
+        with device.current(), listening(trt) as messages:
+            self._runtime = trt.Runtime(logger_of(trt))
+            if host_code:
+                self._runtime.engine_host_code_allowed = True
             self.engine = self._runtime.deserialize_cuda_engine(data)
+            # Weights are copied on streams that ours do not wait for.
+            device.synchronize()
         if self.engine is None:
             raise EngineMismatchError(
-                f"{FLAVOURS[backend].title} refuses the engine: {self.messages.explanation()}",
+                f"{FLAVOURS[backend].title} refuses the engine: {messages.explanation()}",
                 hint="build it again for this GPU and this version",
             )
         self._cache_path = runtime_cache
@@ -100,16 +103,28 @@ class LoadedEngine:
         return Limits(batch, height, width)
 
     def create_context(self) -> Any:
-        """An execution context, configured as the recipe says."""
-        with self.lock, self.device.current():
+        """An execution context, configured as the recipe says; to be released. Inside the device's ``current()``."""
+        with self._lock, listening(self.trt) as messages:
             if self.backend == "tensorrt-rtx":
-                config = self._runtime_config()
-                context = self.engine.create_execution_context(config)
+                context = self.engine.create_execution_context(self._runtime_config())
             else:
                 context = self.engine.create_execution_context()
-        if context is None:
-            raise InferenceError(f"no execution context: {self.messages.explanation()}")
+            if context is None:
+                raise InferenceError(
+                    f"{FLAVOURS[self.backend].title} makes no execution context: {messages.explanation()}",
+                    hint="it takes memory for the largest images of the engine's profile: build one with a smaller max",
+                )
+            self._contexts += 1
         return context
+
+    def release_context(self) -> None:
+        """Say that a context is gone; with the last one the engine goes. Inside the device's ``current()``."""
+        with self._lock:
+            self._contexts -= 1
+            if self._contexts == 0:
+                self._runtime_cache = None
+                self.engine = None
+                self._runtime = None
 
     def _runtime_config(self) -> Any:
         """TensorRT-RTX's own: kept kernels, kernels for the very shape, and its own CUDA graphs."""
@@ -128,17 +143,18 @@ class LoadedEngine:
         return config
 
     def save_runtime_cache(self, write: Callable[[Path, bytes], None]) -> None:
-        """Keep the kernels compiled so far for the next run."""
+        """Keep the kernels compiled so far for the next run. Inside the device's ``current()``."""
         if self._runtime_cache is not None and self._cache_path is not None:
-            with self.lock, self.device.current():
+            with self._lock:
                 write(self._cache_path, bytes(memoryview(self._runtime_cache.serialize())))
 
 
 class TrtRunner(Runner):
-    """One execution context with its streams and buffers.
+    """An engine's images, chunk by chunk through its slots.
 
     last_stages_ms: the last batch's time in copies and in the engine, by the device's clock. Chunks of a batch overlap,
     so the stages' sum may exceed the whole.
+    info.details["cuda_graph_ratio"]: of shapes that were captured, the engine's time replayed to launched.
     """
 
     def __init__(
@@ -147,11 +163,11 @@ class TrtRunner(Runner):
         self.loaded, self.device = loaded, loaded.device
         self.description = loaded.description
         self._save = save
-        self._context = loaded.create_context()
         run = loaded.run
         limits = loaded.limits
         details: dict[str, Any] = {
             "cuda_graph": run.cuda_graph,
+            "cuda_graph_ratio": {},
             "slots": SLOTS,
             "max_batch": limits.batch[2],
             "max_height": limits.height[2],
@@ -166,119 +182,72 @@ class TrtRunner(Runner):
             precision,
             details=details,
         )
-        with self.device.current():
-            self._streams = {name: self.device.stream() for name in ("in", "run", "out")}
-            self._slots = [_Slot(self.device) for _ in range(SLOTS)]
-        self._graphs: dict[tuple[Any, ...], Any] = {}
+        self._slots: list[Slot] = []
+        self._streams: Streams | None = None
         self.last_stages_ms: dict[str, float] = {}
+        with self.device.current():
+            try:
+                self._streams = Streams(self.device)
+                self._slot(0)
+            except BaseException:
+                self._give_back()
+                raise
+
+    def _slot(self, index: int) -> Slot:
+        """Made when it is first needed: a context takes memory for the profile's largest images."""
+        if index == len(self._slots):
+            assert self._streams is not None
+            self._slots.append(Slot(self.loaded, self._streams, self.info.details))
+            self.device.synchronize()  # what a context copies when it is made
+        return self._slots[index]
 
     def _infer(self, images: Images) -> Images:
+        count, height, width, _ = images.shape
+        scale = self.description.scale
+        out: Images = np.empty((count, height * scale, width * scale, 3), images.dtype)
+        self._infer_into(images, (slice(0, height), slice(0, width)), out)
+        return out
+
+    def _infer_into(self, images: Images, kept: tuple[slice, slice], out: Images) -> None:
         limits = self.loaded.limits
         self._check_size(images.shape, limits)
-        values = self._to_engine(images)
-        scale = self.description.scale
-        results: list[NDArray[Any]] = []
+        given = self._to_engine(images)
+        rows, columns = scaled(kept, self.description.scale)
         guards: list[NDArray[Any]] = []
-        chunks = _chunks(images.shape[0], limits.batch)
+        pending: deque[tuple[Slot, int, int]] = deque()
         self.last_stages_ms = {}
-        pending: list[tuple[_Slot, int, int]] = []
 
         def collect() -> None:
-            slot, count, real = pending.pop(0)
-            slot.copied_out.synchronize()
-            for stage, milliseconds in slot.stages_ms().items():
+            slot, start, real = pending.popleft()
+            for stage, milliseconds in slot.wait().items():
                 self.last_stages_ms[stage] = self.last_stages_ms.get(stage, 0.0) + milliseconds
-            shape = self._output_shape(count, images.shape[1] * scale, images.shape[2] * scale)
-            results.append(slot.read(self.loaded.output_name, shape, self.loaded.dtypes)[:real].copy())
+            result = slot.output(self.loaded.output_name)[:real]
+            values = self._from_engine(result)
             if self.loaded.guard_name:
-                guards.append(slot.read(GUARD, (count,), self.loaded.dtypes)[:real].copy())
+                guards.append(slot.output(GUARD)[:real].copy())
+            elif images.dtype == np.uint8:
+                guards.append(np.where(np.isfinite(values).all(axis=(1, 2, 3)), 0.0, np.inf))
+                values = np.rint(np.clip(values * 255, 0, 255))  # what is not finite is told of below
+            with np.errstate(invalid="ignore"):
+                out[start : start + real] = values[:, rows, columns]
 
         with self.device.current():
-            for index, (start, count, real) in enumerate(chunks):
-                if len(pending) == SLOTS:
+            try:
+                for index, (start, size, real) in enumerate(chunks(len(images), limits.batch)):
+                    if len(pending) == SLOTS:
+                        collect()
+                    slot = self._slot(index % SLOTS)
+                    slot.start(given[start : start + real], size, self._output_shape(images.shape, size))
+                    pending.append((slot, start, real))
+                while pending:
                     collect()
-                slot = self._slots[index % SLOTS]
-                block = values[start : start + real]
-                if count > real:  # below the profile's smallest batch: filled up, and cut off again
-                    block = np.concatenate([block, np.repeat(block[-1:], count - real, 0)])
-                self._enqueue(slot, np.ascontiguousarray(block), scale)
-                pending.append((slot, count, real))
-            while pending:
-                collect()
+            except BaseException:
+                # What is still under way must not meet the next call's buffers.
+                assert self._streams is not None
+                self.device.settle(self._streams.all)
+                raise
         if guards:
             check_finite(np.concatenate(guards))
-        return self._from_engine(np.concatenate(results), images.dtype)
-
-    def _enqueue(self, slot: _Slot, block: NDArray[Any], scale: int) -> None:
-        """Copy in, run and copy out, each on its own stream, each waiting for the one before."""
-        loaded, streams = self.loaded, self._streams
-        height, width = self._sides(block.shape)
-        out_shape = self._output_shape(block.shape[0], height * scale, width * scale)
-        sizes = {loaded.input_name: block.nbytes}
-        sizes[loaded.output_name] = int(np.prod(out_shape)) * loaded.dtypes[loaded.output_name].itemsize
-        if loaded.guard_name:
-            sizes[GUARD] = block.shape[0] * loaded.dtypes[GUARD].itemsize
-        if slot.reserve(sizes):
-            self._forget_graphs(slot)
-        slot.write(loaded.input_name, block)
-        slot.began.record(streams["in"])
-        self.device.copy_in(slot.buffers[loaded.input_name], slot.host(loaded.input_name, sizes), streams["in"])
-        slot.copied_in.record(streams["in"])
-        streams["run"].wait_for_event(slot.copied_in)
-        slot.launched.record(streams["run"])
-        self._launch(slot, block.shape)
-        slot.computed.record(streams["run"])
-        streams["out"].wait_for_event(slot.computed)
-        slot.fetching.record(streams["out"])
-        for name in sizes:
-            if name != loaded.input_name:
-                self.device.copy_out(slot.host(name, sizes), slot.buffers[name], streams["out"])
-        slot.copied_out.record(streams["out"])
-
-    def _launch(self, slot: _Slot, shape: tuple[int, ...]) -> None:
-        stream = self._streams["run"]
-
-        def enqueue() -> None:
-            self._bind(slot, shape)
-            if not self._context.execute_async_v3(stream.handle):
-                raise InferenceError(f"{self.info.backend} failed: {self.loaded.messages.explanation()}")
-
-        key = (id(slot), *shape)
-        if self.info.backend != "tensorrt" or not self.loaded.run.cuda_graph:
-            enqueue()  # TensorRT-RTX captures by itself
-        elif key not in self._graphs:
-            enqueue()  # once outside: the first run of a shape may allocate, which no capture survives
-            stream.synchronize()
-            self._graphs[key] = self._faster(enqueue, stream)
-        elif self._graphs[key] is None:
-            enqueue()
-        else:
-            self._graphs[key].launch(stream)
-
-    def _faster(self, enqueue: Callable[[], None], stream: Any) -> Any:
-        """A captured graph where replaying it measures faster than launching anew, else None."""
-        graph = self.device.capture(stream, enqueue)
-
-        def seconds(work: Callable[[], None]) -> float:
-            started = time.perf_counter()
-            for _ in range(TRIALS):
-                work()
-            stream.synchronize()
-            return time.perf_counter() - started
-
-        launched, replayed = seconds(enqueue), seconds(lambda: graph.launch(stream))
-        self.info.details["cuda_graph_ratio"] = replayed / launched
-        if replayed < launched:
-            return graph
-        graph.free()
-        return None
-
-    def _bind(self, slot: _Slot, shape: tuple[int, ...]) -> None:
-        if not self._context.set_input_shape(self.loaded.input_name, shape):
-            raise InputShapeError(f"the engine refuses {shape}: {self.loaded.messages.explanation()}")
-        for name, buffer in slot.buffers.items():
-            if not self._context.set_tensor_address(name, buffer.address):
-                raise InferenceError(f"the engine refuses an address for {name}: {self.loaded.messages.explanation()}")
 
     def _check_size(self, shape: tuple[int, ...], limits: Limits) -> None:
         for size, (low, _, high) in zip(shape[1:3], (limits.height, limits.width), strict=True):
@@ -302,97 +271,48 @@ class TrtRunner(Runner):
         planes = self._ordered(images).transpose(0, 3, 1, 2).astype(np.float32) * np.float32(scale)
         return np.ascontiguousarray(planes.astype(self.description.pixels))
 
-    def _from_engine(self, result: NDArray[Any], dtype: Any) -> Images:
+    def _from_engine(self, result: NDArray[Any]) -> Images:
+        """Bytes as they are, a view of the slot's; else values in [0, 1]."""
         if self.description.pixels == "uint8":
             return result
         planes = result.astype(np.float32).transpose(0, 2, 3, 1)
         values: Images = self._ordered(planes) / np.float32(self.description.value_range)
-        if dtype == np.uint8:
-            check_finite(np.where(np.isfinite(values).all(axis=(1, 2, 3)), 0.0, np.inf))
-            rounded: Images = np.rint(np.clip(values * 255, 0, 255)).astype(np.uint8)
-            return rounded
-        return np.ascontiguousarray(values)
+        return values
 
     def _ordered(self, images: NDArray[Any]) -> NDArray[Any]:
         return images if self.description.color_order == "RGB" else images[..., ::-1]
 
-    def _sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        return (shape[1], shape[2]) if self.description.pixels == "uint8" else (shape[2], shape[3])
-
-    def _output_shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
+    def _output_shape(self, images: tuple[int, ...], count: int) -> tuple[int, ...]:
+        height, width = (side * self.description.scale for side in images[1:3])
         return (count, height, width, 3) if self.description.pixels == "uint8" else (count, 3, height, width)
-
-    def _forget_graphs(self, slot: _Slot) -> None:
-        for key in [key for key in self._graphs if key[0] == id(slot)]:
-            graph = self._graphs.pop(key)
-            if graph is not None:
-                graph.free()
 
     def close(self) -> None:
         """Give back streams and memory, and keep the kernels that were compiled."""
-        if self._context is None:
+        if self._streams is None:
             return
-        if self._save is not None:
-            self.loaded.save_runtime_cache(self._save)
         with self.device.current():
-            for slot in self._slots:
-                self._forget_graphs(slot)
-                slot.free()
-            self._streams.clear()
-            self._context = None
+            try:
+                if self._save is not None:
+                    self.loaded.save_runtime_cache(self._save)
+            finally:
+                self._give_back()
+
+    def _give_back(self) -> None:
+        if self._streams is not None:
+            self.device.settle(self._streams.all)
+        for slot in self._slots:
+            slot.close()
+        self._slots.clear()
+        if self._streams is not None:
+            self._streams.close()
+            self._streams = None
 
 
-class _Slot:
-    """Buffers for one chunk, on the device and pinned on the host, and the events of its way."""
-
-    def __init__(self, device: Any) -> None:
-        self._device = device
-        self.buffers: dict[str, Any] = {}
-        self._hosts: dict[str, NDArray[np.uint8]] = {}
-        self.began, self.copied_in = device.event(), device.event()
-        self.launched, self.computed = device.event(), device.event()
-        self.fetching, self.copied_out = device.event(), device.event()
-
-    def stages_ms(self) -> dict[str, float]:
-        """Of the chunk that was copied out."""
-        return {
-            "copy in": self.copied_in.time_since(self.began),
-            "engine": self.computed.time_since(self.launched),
-            "copy out": self.copied_out.time_since(self.fetching),
-        }
-
-    def reserve(self, sizes: dict[str, int]) -> bool:
-        """Grow to at least these sizes; whether an address changed."""
-        grown = False
-        for name, nbytes in sizes.items():
-            buffer = self.buffers.get(name)
-            if buffer is None or buffer.nbytes < nbytes:
-                if buffer is not None:
-                    buffer.free()
-                self.buffers[name] = self._device.allocate(nbytes)
-                self._hosts[name] = self._device.pinned(nbytes)
-                grown = True
-        return grown
-
-    def host(self, name: str, sizes: dict[str, int]) -> NDArray[np.uint8]:
-        return self._hosts[name][: sizes[name]]
-
-    def write(self, name: str, block: NDArray[Any]) -> None:
-        self._hosts[name][: block.nbytes] = block.reshape(-1).view(np.uint8)
-
-    def read(self, name: str, shape: tuple[int, ...], dtypes: dict[str, np.dtype[Any]]) -> NDArray[Any]:
-        dtype = dtypes[name]
-        nbytes = int(np.prod(shape)) * dtype.itemsize
-        return self._hosts[name][:nbytes].view(dtype).reshape(shape)
-
-    def free(self) -> None:
-        for buffer in self.buffers.values():
-            buffer.free()
-        self.buffers.clear()
-        self._hosts.clear()
-
-
-def _chunks(count: int, batch: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-    """(start, batch size, images in it) of each engine call for ``count`` images: the best size, then the rest."""
-    low, best, _ = batch
-    return [(start, max(low, min(best, count - start)), min(best, count - start)) for start in range(0, count, best)]
+def chunks(count: int, batch: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """(start, batch size, images in it) of each engine call for ``count`` images: as few calls as the profile allows,
+    and as even as they can be. A size above the images in it is the profile's least, to be filled up.
+    """
+    low, _, high = batch
+    calls = -(-count // high)
+    edges = [count * index // calls for index in range(calls + 1)]
+    return [(start, max(low, stop - start), stop - start) for start, stop in pairwise(edges)]

@@ -16,7 +16,8 @@ from espan_deploy.backends.trt_module import (
     Messages,
     capability_name,
     known_capabilities,
-    make_logger,
+    listening,
+    logger_of,
     make_progress_monitor,
 )
 from espan_deploy.errors import BackendUnavailableError, EngineBuildError
@@ -79,17 +80,30 @@ def build_engine(
     Raises EngineBuildError with the operator, layer or setting at fault, and BackendUnavailableError where the
     build needs a GPU that is not there.
     """
+    with listening(trt) as messages:
+        return _build(trt, onnx_bytes, recipe, messages, timing_cache=timing_cache, progress=progress)
+
+
+def _build(
+    trt: Any,
+    onnx_bytes: bytes,
+    recipe: Recipe,
+    messages: Messages,
+    *,
+    timing_cache: bytes | None,
+    progress: Callable[[BuildProgress], None] | None,
+) -> BuiltEngine:
     title = FLAVOURS[recipe.backend].title
-    messages, interruption = Messages(), Interruption()
+    interruption = Interruption()
     try:
-        builder = trt.Builder(make_logger(trt, messages))
+        builder = trt.Builder(logger_of(trt))
     except (RuntimeError, TypeError) as exc:  # TensorRT's constructor answers a missing driver so
         raise BackendUnavailableError(
             f"{title} cannot start its builder: {messages.explanation()}",
             hint="TensorRT builds on the GPU itself; the recipes named -rtx- build without one",
         ) from exc
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, make_logger(trt, messages))
+    parser = trt.OnnxParser(network, logger_of(trt))
     if not parser.parse(onnx_bytes):
         raise _parser_error(parser, messages, title)
     config = builder.create_builder_config()

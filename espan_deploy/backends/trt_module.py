@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -90,17 +92,63 @@ class Messages:
         return "; ".join(dict.fromkeys(self.errors)) or "it gives no reason"
 
 
-def make_logger(trt: Any, messages: Messages) -> Any:
-    """A logger of this module that collects into ``messages`` and prints nothing."""
+class _Ears:
+    """Where one module's messages go: to whoever listens in the thread they come from."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+    def __init__(self) -> None:
+        self._here = threading.local()
+        self._all: list[Messages] = []
 
-        def log(self, severity: Any, message: str) -> None:
-            messages.add(severity.name, message)
+    def hear(self, severity: str, text: str) -> None:
+        listening: list[Messages] = getattr(self._here, "listening", []) or self._all
+        if listening:
+            listening[-1].add(severity, text)
 
-    return Logger()
+    @contextmanager
+    def open(self) -> Iterator[Messages]:
+        messages = Messages()
+        here = self._here.__dict__.setdefault("listening", [])
+        here.append(messages)
+        self._all.append(messages)
+        try:
+            yield messages
+        finally:
+            here.remove(messages)
+            self._all.remove(messages)
+
+
+_loggers: dict[str, tuple[Any, _Ears]] = {}
+_loggers_lock = threading.Lock()
+
+
+def logger_of(trt: Any) -> Any:
+    """The one logger of this module in this process; it prints nothing.
+
+    TensorRT keeps a single logger, the first it was given, for as long as anything lives that was made with it
+    (NVIDIA/TensorRT#1475): a second one would never hear a word.
+    """
+    return _logger_and_ears(trt)[0]
+
+
+def listening(trt: Any) -> AbstractContextManager[Messages]:
+    """What the module says while the block runs, in this thread; and in its own threads, if nobody began later."""
+    return _logger_and_ears(trt)[1].open()
+
+
+def _logger_and_ears(trt: Any) -> tuple[Any, _Ears]:
+    with _loggers_lock:
+        if trt.__name__ not in _loggers:
+            ears = _Ears()
+
+            class Logger(trt.ILogger):  # type: ignore[misc]
+                def __init__(self) -> None:
+                    trt.ILogger.__init__(self)
+
+                def log(self, severity: Any, message: str) -> None:
+                    ears.hear(severity.name, message)
+
+            _loggers[trt.__name__] = Logger(), ears
+        return _loggers[trt.__name__]
 
 
 @dataclass(frozen=True)

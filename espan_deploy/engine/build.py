@@ -14,7 +14,7 @@ import onnx
 from espan_deploy import __version__, backends
 from espan_deploy.backends import trt_module
 from espan_deploy.backends.base import Runner
-from espan_deploy.backends.cuda_memory import Device
+from espan_deploy.backends.cuda_memory import Device, gpu
 from espan_deploy.backends.manifest import (
     ENGINE_SUFFIX,
     Manifest,
@@ -300,7 +300,7 @@ class _Runtime:
         target = recipe.target.compute_capability
         if recipe.backend == "tensorrt" or not target:
             try:
-                device = Device()
+                device = gpu()
             except BackendUnavailableError as exc:
                 raise BackendUnavailableError(
                     f"the recipe {recipe.name!r} builds on the GPU itself, and {exc.message}",
@@ -336,10 +336,10 @@ class _Runtime:
     def check(
         self, built: BuiltEngine, source: _Source, recipe: Recipe, images: Sequence[VerifyImage], say: Report
     ) -> dict[str, Any]:
-        """The gate for the engine itself, where this machine can run it: on the GPU it was built on, and for OpenVINO's
-        bfloat16, which is no graph's type. Raises VerificationError.
+        """The gate for the engine itself, where this machine can run it: on the GPU it was built on, unless it holds no
+        weights, and for OpenVINO's bfloat16, which is no graph's type. Raises VerificationError.
         """
-        if self.device is None and recipe.precision != "bf16":
+        if (self.device is None and recipe.precision != "bf16") or recipe.build.weights == "stripped":
             return {}
         say(f"comparing the engine with FP32 on {self.device_name or 'the CPU'}", None)
         described = _described(source, recipe)
@@ -362,7 +362,15 @@ class _Runtime:
         if self.device is None:
             file = ModelFile(Path(f"{source.name}.onnx"), built.data, described)
             return backends.get(recipe.backend).open(file, precision="bf16")
-        loaded = LoadedEngine(self.module, recipe.backend, built.data, described, self.device, run=recipe.run)
+        loaded = LoadedEngine(
+            self.module,
+            recipe.backend,
+            built.data,
+            described,
+            self.device,
+            run=recipe.run,
+            host_code=recipe.target.version_compatible,
+        )
         return TrtRunner(loaded, precision=recipe.precision)
 
 

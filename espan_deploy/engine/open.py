@@ -11,7 +11,7 @@ import numpy as np
 
 from espan_deploy.backends import trt_module
 from espan_deploy.backends.base import Images, Runner
-from espan_deploy.backends.cuda_memory import Device, gpu_unavailable_reason
+from espan_deploy.backends.cuda_memory import Device, gpu, gpu_unavailable_reason
 from espan_deploy.backends.manifest import (
     ENGINE_SUFFIX,
     Manifest,
@@ -59,11 +59,19 @@ def open_trt_runners(name: str, model: ModelFile, *, precision: str, lanes: int)
                 f"{model.path.name} is an engine in {made_of}, and fp32 was asked for",
                 hint="build one in fp32, or run the ONNX file",
             )
-        engines = _Engines(name, Device(), {manifest.model_description().pixels: (model.data, manifest)})
+        engines = _Engines(name, gpu(), {manifest.model_description().pixels: (model.data, manifest)})
     else:
-        engines = _Engines(name, Device(), {}, model, precision)
+        engines = _Engines(name, gpu(), {}, model, precision)
         engines.get("uint8")
-    return [_TrtRunners(engines, model) for _ in range(lanes)]
+    runners: list[Runner] = []
+    try:
+        for _ in range(lanes):
+            runners.append(_TrtRunners(engines, model))
+    except BaseException:
+        for runner in runners:
+            runner.close()
+        raise
+    return runners
 
 
 class _Engines:
@@ -126,6 +134,7 @@ class _Engines:
             manifest.model_description(),
             self.device,
             run=RunSettings(**manifest.run),
+            host_code=bool(manifest.settings.get("target", {}).get("version_compatible")),
             runtime_cache=kernels if self.name == "tensorrt-rtx" else None,
         )
 
@@ -150,7 +159,13 @@ class _TrtRunners(Runner):
         return self._runners[pixels]
 
     def _infer(self, images: Images) -> Images:
-        return self._get("uint8" if images.dtype == np.uint8 else "float32").infer(images)
+        return self._of(images).infer(images)
+
+    def _infer_into(self, images: Images, kept: tuple[slice, slice], out: Images) -> None:
+        self._of(images).infer_into(images, kept, out)
+
+    def _of(self, images: Images) -> TrtRunner:
+        return self._get("uint8" if images.dtype == np.uint8 else "float32")
 
     def close(self) -> None:
         """Close both."""

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from espan_deploy import backends
-from espan_deploy.backends.cuda_memory import Device, driver_unavailable_reason
+from espan_deploy.backends.cuda_memory import Device, driver_unavailable_reason, gpu
 from espan_deploy.backends.graph_evaluator import GraphEvaluator
 from espan_deploy.backends.model import read_model
+from espan_deploy.backends.trt_slot import REPEATS
 from espan_deploy.engine.build import engine_from_onnx
 from espan_deploy.engine.open import AT_HAND
 from espan_deploy.errors import BackendUnavailableError, EngineMismatchError
@@ -26,7 +27,7 @@ NAMES = ["tensorrt", "tensorrt-rtx"]
 
 @pytest.fixture
 def device() -> Device:
-    return Device()
+    return gpu()
 
 
 @pytest.fixture(params=NAMES)
@@ -54,19 +55,19 @@ def test_the_device_says_what_it_is(device: Device) -> None:
 def test_copies_through_pinned_memory_on_two_streams(device: Device) -> None:
     with device.current():
         source, target = device.pinned(1 << 20), device.pinned(1 << 20)
-        source[:] = np.random.default_rng(0).integers(0, 256, source.size, np.uint8)
+        source.array[:] = np.random.default_rng(0).integers(0, 256, source.nbytes, np.uint8)
         buffer, first, second = device.allocate(source.nbytes), device.stream(), device.stream()
         began, event = device.event(), device.event()
         began.record(first)
-        device.copy_in(buffer, source, first)
+        device.copy_in(buffer, source.array, first)
         event.record(first)
-        second.wait_for_event(event)
-        device.copy_out(target, buffer, second)
+        event.make_wait(second)
+        device.copy_out(target.array, buffer, second)
         second.synchronize()
-        assert np.array_equal(source, target)
+        assert np.array_equal(source.array, target.array)
         assert event.time_since(began) > 0
-        buffer.free()
-        buffer.free()
+        for thing in (buffer, source, target, began, event, first, second):
+            thing.free()
 
 
 @pytest.mark.gpu
@@ -76,26 +77,27 @@ def test_a_graph_of_a_copy_is_captured_and_replayed(device: Device) -> None:
         buffer, stream = device.allocate(4096), device.stream()
 
         def work() -> None:
-            device.copy_in(buffer, source, stream)
-            device.copy_out(target, buffer, stream)
+            device.copy_in(buffer, source.array, stream)
+            device.copy_out(target.array, buffer, stream)
 
         graph = device.capture(stream, work)
         for value in (3, 200):
-            source[:] = value
+            source.array[:] = value
             graph.launch(stream)
             stream.synchronize()
-            assert (target == value).all()
+            assert (target.array == value).all()
         graph.free()
-        graph.free()
+        for thing in (source, target, buffer, stream):
+            thing.free()
 
 
 @pytest.mark.gpu
 def test_an_engine_for_this_gpu_upscales(name: str, model: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (9, 33, 20, 3), np.uint8)
     with backends.get(name).open(read_model(model), precision="fp16") as runner:
-        for _ in range(4):  # the first launches, the second captures, the others replay
+        for _ in range(3 * REPEATS):  # launched, captured, replayed
             assert np.abs(runner.infer(images).astype(int) - expected(images)).max() <= FP16_LEVELS
-        assert runner.info.device.startswith(Device().name)
+        assert runner.info.device.startswith(gpu().name)
 
 
 @pytest.mark.gpu
@@ -112,7 +114,7 @@ def test_an_engine_file_is_opened_and_another_gpu_s_refused(name: str, model: Pa
 def test_an_a6000_engine_runs_on_an_a6000_alone(rtx: Any, model: Path, tmp_path: Path, cache: Path) -> None:
     path = engine_from_onnx(model, load_recipe("a6000-rtx-fp16"), output=tmp_path / "tiny.engine").path
     entry = backends.get("tensorrt-rtx")
-    if Device().capability == "8.6":
+    if gpu().capability == "8.6":
         entry.open(read_model(path), precision="fp16").close()
     else:
         with pytest.raises(EngineMismatchError, match=r"built for compute capability 8\.6"):
@@ -130,6 +132,7 @@ def test_without_a_driver_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError("libcuda.so.1")
 
     monkeypatch.setattr(cuda_memory, "_driver", none)
+    monkeypatch.setattr(cuda_memory, "_gpu", None)
     assert driver_unavailable_reason() == "there is no NVIDIA driver"
     monkeypatch.setitem(sys.modules, "pycuda", None)
     with pytest.raises(BackendUnavailableError, match="pycuda is not installed") as caught:
