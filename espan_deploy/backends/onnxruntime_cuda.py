@@ -5,7 +5,10 @@ Asked only where it can be used: elsewhere ONNX Runtime prints errors and goes o
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,12 +23,18 @@ PRECISIONS = ("fp32",)
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
-FULL_FP32: tuple[str, dict[str, Any]] = (CUDA, {"use_tf32": 0})
-"""TF32 would round every product to 11 bits and call it FP32."""
+CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA's and cuDNN's libraries"
+
+FULL_FP32: tuple[str, dict[str, Any]] = (CUDA, {"use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"})
+"""TF32 would round every product to 11 bits and call it FP32. The search's default, EXHAUSTIVE, runs every algorithm
+for each new size of image, and sizes change from call to call."""
+
+FATAL = 4
+"""ONNX Runtime's severity of messages that nothing survives: of lesser ones, a trial prints none."""
 
 
 def unavailable_reason() -> str | None:
-    """None where the installed ONNX Runtime has the CUDA provider, and there is a driver."""
+    """None where the installed ONNX Runtime has the CUDA provider, a driver is there, and the provider starts."""
     return provider_unavailable_reason(CUDA)
 
 
@@ -40,7 +49,32 @@ def provider_unavailable_reason(provider: str) -> str | None:
 
     if provider not in onnxruntime.get_available_providers():
         return f"the installed ONNX Runtime has no {provider}; onnxruntime-gpu has"
-    return None
+    return _start_failure(provider)
+
+
+@cache
+def _start_failure(provider: str) -> str | None:
+    """Why a provider that is compiled in does not start, or None: whether its libraries load, only a trial tells."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21; finds the libraries that pip installed
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "trial", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL
+    onnxruntime.set_default_logger_severity(FATAL)
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
+        used = session.get_providers()[0]
+    except Exception as exc:  # its errors share no base class
+        return f"{provider} does not start: {str(exc).strip().splitlines()[0]}"
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # warnings, as it begins
+    return None if used == provider else f"{provider} does not start, its libraries do not load; {CUDA_LIBRARIES}"
 
 
 def preferred_precision() -> str:
@@ -60,8 +94,7 @@ def open_on(provider: str, providers: list[Any], model: ModelFile, *, threads: i
     used = sessions.get("uint8").get_providers()
     if used[0] != provider:
         raise BackendUnavailableError(
-            f"ONNX Runtime could not start {provider} and took {used[0]}",
-            hint="install the CUDA and cuDNN versions that onnxruntime-gpu's release notes name",
+            f"ONNX Runtime could not start {provider} and took {used[0]}", hint=CUDA_LIBRARIES
         )
     return [_GpuRunner(sessions, provider) for _ in range(lanes)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from espan_deploy.backends.base import Runner
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.onnxruntime_cuda import FULL_FP32, TENSORRT, open_on, provider_unavailable_reason
@@ -22,4 +24,7 @@ def preferred_precision() -> str:
 def open_runners(model: ModelFile, *, precision: str, threads: int | None, lanes: int) -> list[Runner]:
     """Runners over shared sessions on the GPU."""
     del precision
+    # The provider has no option against TF32, which would round every product to 11 bits and call it FP32; NVIDIA's
+    # libraries have this one, read when they start. Our other engines compute without TF32 anyhow.
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     return open_on(TENSORRT, [TENSORRT, FULL_FP32, "CPUExecutionProvider"], model, threads=threads, lanes=lanes)
