@@ -82,8 +82,8 @@ class BuildSettings:
 class RunSettings:
     """How the engine runs; not part of the engine.
 
-    cuda_graph: replay the launches of a shape that keeps coming as one. specialization: when TensorRT-RTX compiles kernels for the very
-        shape at hand. threads: of the CPU backends, None for their own choice.
+    cuda_graph: replay the launches of a shape that keeps coming as one. specialization: when TensorRT-RTX compiles
+        kernels for the very shape at hand. threads: of the CPU backends, None for their own choice.
     """
 
     cuda_graph: bool = False
