@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from espan_deploy.backends.base import Runner
 from espan_deploy.backends.model import read_model
 from espan_deploy.bench.contenders import engine_choices
-from espan_deploy.bench.measure import Stop, measure
 from espan_deploy.bench.statistics import summarise
+from espan_deploy.timing import Stop, measure
 
 
 def main() -> None:

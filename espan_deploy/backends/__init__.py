@@ -42,8 +42,9 @@ class Backend:
     """One entry of the registry.
 
     packages: any of which installs the runtime. remedy: the command that installs one.
-    automatic: whether "auto" may take it. max_lanes: at once; on a GPU more than two only hide the same transfers,
-    on a CPU more than eight only spread the same cores and take memory.
+    automatic: whether "auto" may take it. on_cpu: whether "auto" may measure it against the others there.
+    max_lanes: at once; on a GPU more than two only hide the same transfers, on a CPU more than eight only spread the
+    same cores and take memory.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Backend:
     packages: tuple[str, ...]
     remedy: str
     automatic: bool = True
+    on_cpu: bool = False
     max_lanes: int = 8
 
     @property
@@ -68,6 +70,10 @@ class Backend:
             with suppress(PackageNotFoundError):
                 return version(package)
         return ""
+
+    def usable_precisions(self) -> list[str]:
+        """FP32, and the precision this machine is made for."""
+        return list(dict.fromkeys(["fp32", self.module.preferred_precision()]))
 
     def unavailable_reason(self) -> str | None:
         """Why this backend cannot run here, or None."""
@@ -125,13 +131,14 @@ BACKENDS: tuple[Backend, ...] = (
         GPU_REMEDY,
         max_lanes=2,
     ),
-    Backend("openvino", "OpenVINO", "espan_deploy.backends.openvino", ("openvino",), CPU_REMEDY),
+    Backend("openvino", "OpenVINO", "espan_deploy.backends.openvino", ("openvino",), CPU_REMEDY, on_cpu=True),
     Backend(
         "onnxruntime",
         "ONNX Runtime",
         "espan_deploy.backends.onnxruntime",
         ("onnxruntime", "onnxruntime-gpu"),
         CPU_REMEDY,
+        on_cpu=True,
     ),
 )
 """In the order in which "auto" tries them."""

@@ -130,21 +130,16 @@ def engine_choices(names: Sequence[str]) -> list[EngineChoice]:
             usable = [backend for backend in backends.BACKENDS if backend.unavailable_reason() is None]
             if not usable:
                 backends.choose("auto")
-            found += [EngineChoice(backend, p) for backend in usable for p in usable_precisions(backend)]
+            found += [EngineChoice(backend, p) for backend in usable for p in backend.usable_precisions()]
             continue
         backend = backends.choose(engine).backend
         if precision and precision not in backend.module.PRECISIONS:
             raise BackendUnavailableError(
                 f"{backend.title} has no precision {precision}", hint=f"it has {', '.join(backend.module.PRECISIONS)}"
             )
-        unsaid = usable_precisions(backend) if engine == "auto" else ["fp32"]
+        unsaid = backend.usable_precisions() if engine == "auto" else ["fp32"]
         found += [EngineChoice(backend, p) for p in ([precision] if precision else unsaid)]
     return list(dict.fromkeys(found))
-
-
-def usable_precisions(backend: backends.Backend) -> list[str]:
-    """FP32, and the precision this machine is made for."""
-    return list(dict.fromkeys(["fp32", backend.module.preferred_precision()]))
 
 
 def open_contenders(

@@ -24,8 +24,8 @@ import numpy as np
 from espan_deploy.backends import Backend
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.bench.costs import Costs, Layer
-from espan_deploy.bench.measure import Clock
 from espan_deploy.description import ModelDescription
+from espan_deploy.timing import Clock
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
+from espan_deploy.timing import Values
 
 RESAMPLES = 2000
 SEED = 2025

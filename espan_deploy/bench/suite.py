@@ -17,7 +17,6 @@ from espan_deploy.bench.costs import Costs, graph_costs, starved_layer
 from espan_deploy.bench.environment import BUSY_CORES, CpuUse, environment
 from espan_deploy.bench.images import Case, Image, Pair
 from espan_deploy.bench.layer_times import LayerTimes, layer_times
-from espan_deploy.bench.measure import Clock, Measurement, Stop, WarmUpLimits, measure
 from espan_deploy.bench.pictures import Picture, make_picture
 from espan_deploy.bench.roofline import Peaks, known_gpu, layer_bytes, layer_limit, model_limit, probe_cpu
 from espan_deploy.bench.score import CHALLENGES, Challenge
@@ -26,6 +25,7 @@ from espan_deploy.bench.statistics import NOISY_SPREAD, Summary, ratio_of_median
 from espan_deploy.bench.truth import compare_with_truth
 from espan_deploy.errors import ExportError, InferenceError, InputShapeError
 from espan_deploy.graph.complexity import REPORT_SIZE
+from espan_deploy.timing import Clock, Measurement, Stop, WarmUpLimits, measure
 
 SCHEMA_VERSION = 1
 

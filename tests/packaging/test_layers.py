@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "espan_deploy"
 
 LAYERS = (
     ("errors",),
-    ("apart", "cgroups", "description", "files", "models"),
+    ("apart", "cgroups", "description", "files", "models", "timing"),
     ("machine",),
     ("recipes",),
     ("checkpoints",),

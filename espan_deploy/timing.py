@@ -1,4 +1,6 @@
-"""Timing: warm up until stable, then all contenders in turn, round by round, so that drift hits all alike."""
+"""How long something takes: warm up until stable, then all contenders in turn, round by round, so that drift hits all
+alike. One definition, for benchmarks and for the choice of an engine.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from espan_deploy.bench.statistics import Values
+Values = NDArray[np.float64]
 
 Clock = Callable[[], float]
 """Seconds since some moment; never runs backwards."""
@@ -34,11 +37,12 @@ class WarmUpLimits:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What was run and thrown away. first_ms: the very first call. stable: whether it settled."""
+    """What was run and thrown away. first_ms, last_ms: the very first call and the last. stable: whether it settled."""
 
     runs: int
     seconds: float
     first_ms: float
+    last_ms: float
     stable: bool
 
 
@@ -101,16 +105,9 @@ def measure(
     try:
         for name, call in contenders.items():
             progress(f"warming up {name}")
-            result.series[name].warm_up = _warm_up(call, inputs, limits, clock)
+            result.series[name].warm_up = warm_up_call(call, inputs, limits, clock)
         begun = clock()
-        while result.rounds < stop.runs:
-            _round(contenders, inputs[result.rounds % len(inputs)], result, begun, clock)
-            result.rounds += 1
-            spent = clock() - begun
-            progress(f"round {result.rounds}, {spent:.0f} s")
-            whole = result.rounds % len(inputs) == 0
-            if whole and spent >= stop.seconds * len(contenders):
-                break
+        _take_turns(contenders, inputs, stop, result, clock=clock, progress=progress)
     except KeyboardInterrupt:
         result.interrupted = True
     result.seconds = clock() - begun
@@ -118,6 +115,35 @@ def measure(
         for values in (series.latencies_s, series.started_s, *series.stages_ms.values()):
             del values[result.rounds :]
     return result
+
+
+def take_turns(contenders: Mapping[str, Call], inputs: Sequence[Any], stop: Stop, *, clock: Clock) -> Measurement:
+    """Time contenders that are warm already, as :func:`measure` does. KeyboardInterrupt is raised."""
+    result = Measurement({name: Series() for name in contenders})
+    begun = clock()
+    _take_turns(contenders, inputs, stop, result, clock=clock, progress=lambda _: None)
+    result.seconds = clock() - begun
+    return result
+
+
+def _take_turns(
+    contenders: Mapping[str, Call],
+    inputs: Sequence[Any],
+    stop: Stop,
+    result: Measurement,
+    *,
+    clock: Clock,
+    progress: Progress,
+) -> None:
+    begun = clock()
+    while result.rounds < stop.runs:
+        _round(contenders, inputs[result.rounds % len(inputs)], result, begun, clock)
+        result.rounds += 1
+        spent = clock() - begun
+        progress(f"round {result.rounds}, {spent:.0f} s")
+        whole = result.rounds % len(inputs) == 0
+        if whole and spent >= stop.seconds * len(contenders):
+            break
 
 
 def _round(contenders: Mapping[str, Call], image: Any, result: Measurement, begun: float, clock: Clock) -> None:
@@ -132,20 +158,24 @@ def _round(contenders: Mapping[str, Call], image: Any, result: Measurement, begu
             series.stages_ms.setdefault(stage, []).append(milliseconds)
 
 
-def _warm_up(call: Call, inputs: Sequence[Any], limits: WarmUpLimits, clock: Clock) -> WarmUp:
+def warm_up_call(call: Call, inputs: Sequence[Any], limits: WarmUpLimits, clock: Clock) -> WarmUp:
+    """Run every input once, then the first of them until its time is stable or the limits are reached."""
     begun = clock()
-    first = 0.0
-    for index, image in enumerate(inputs):
-        call(image)
-        if index == 0:
-            first = clock() - begun
+    calls: list[float] = []
+    for image in inputs:
+        calls.append(_timed(call, image, clock))
     times: list[float] = []
     stable = False
     while not stable and len(times) < limits.runs and clock() - begun < limits.seconds:
-        started = clock()
-        call(inputs[0])
-        times.append(clock() - started)
+        times.append(_timed(call, inputs[0], clock))
         if len(times) >= 2 * WINDOW:
             before, now = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
             stable = bool(abs(now - before) <= STABLE * before)
-    return WarmUp(len(inputs) + len(times), clock() - begun, first * 1e3, stable)
+    calls += times
+    return WarmUp(len(calls), clock() - begun, calls[0] * 1e3, calls[-1] * 1e3, stable)
+
+
+def _timed(call: Call, image: Any, clock: Clock) -> float:
+    started = clock()
+    call(image)
+    return clock() - started

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from clocks import FakeClock, TimedCall
 
-from espan_deploy.bench.measure import WINDOW, Stop, WarmUpLimits, measure
+from espan_deploy.timing import WINDOW, Stop, WarmUpLimits, measure
 
 IMAGES = ["image"]
 
