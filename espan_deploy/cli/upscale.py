@@ -8,8 +8,9 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -81,13 +82,13 @@ Examples:
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT_DIR", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="ONNX file; the package's own if left out.")
-@click.option("--engine", default="auto", show_default=True, help="auto, or a backend's name.")
+@click.option("--engine", default="auto", show_default=True, help="auto: the fastest as measured; or a backend's.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="auto: the fastest that this machine has and whose results are close to fp32's.",
+    help="auto: the fastest on this machine, as measured, whose results are close to fp32's.",
 )
 @click.option(
     "--tile",
@@ -192,6 +193,9 @@ def emit(report: Report, *, as_json: bool, listed: bool = False, talk: bool = Fa
             click.echo(f"failed: {file.input}: {file.error}", err=True)
             if file.hint:
                 click.echo(f"  hint: {file.hint}", err=True)
+    cache_problem = engine.get("choice", {}).get("cache_problem")
+    if cache_problem:
+        click.echo(f"without what earlier runs found out: {cache_problem}", err=True)
     if report.stopped_because:
         click.echo(f"stopped: {report.stopped_because}; the same command goes on from here", err=True)
     elif report.interrupted:
@@ -204,7 +208,7 @@ def emit(report: Report, *, as_json: bool, listed: bool = False, talk: bool = Fa
             if file.status == "planned":
                 click.echo(file.plan())
         return
-    click.echo(f"{engine['backend']}, {engine['precision']} ({engine['precision_because']})", err=talk)
+    click.echo(f"{engine['backend']} {engine['precision']}: {engine.get('chosen_because', 'not opened')}", err=talk)
     emit_films(report)
     click.echo(report.summary(), err=talk)
 
@@ -243,32 +247,34 @@ def stopping(upscaling: Upscaling) -> Iterator[None]:
 
 
 @contextmanager
-def progress(upscaling: Upscaling) -> Iterator[Any]:
-    """A line on a terminal with rate and time left; nothing where stderr is piped."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    start, shown = time.monotonic(), [0.0]
+def progress(upscaling: Upscaling) -> Iterator[Callable[[], None]]:
+    """A line on a terminal: how many of how many, time left, rate, megapixels, failures; nothing where it is piped."""
+    # Without an end, click wants something to go through instead of a length.
+    endless = None if upscaling.expected is not None else repeat(None)
+    bar: Any = click.progressbar(
+        endless,
+        length=upscaling.expected,
+        show_pos=True,
+        show_percent=False,
+        item_show_func=lambda text: text,
+        width=24,
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+    )
 
     def show() -> None:
-        now = time.monotonic()
-        if now - shown[0] < 0.1:
-            return
-        shown[0] = now
-        done, total = upscaling.finished, upscaling.total
-        rate = done / (now - start)
-        if total is None:
-            sys.stderr.write(f"\r\033[K{done} done  {rate:.1f} images/s")
-            sys.stderr.flush()
-            return
-        left = f"{(total - done) / rate:.0f} s left" if done else "..."
-        width = 24
-        bar = ("#" * (width * done // total)).ljust(width, ".")
-        sys.stderr.write(f"\r\033[K[{bar}] {done}/{total}  {rate:.1f} images/s  {left}")
-        sys.stderr.flush()
+        report, finished = upscaling.report, upscaling.finished
+        if report is not None and finished > bar.pos:
+            seconds = time.perf_counter() - upscaling.started - report.startup_seconds
+            bar.update(finished - bar.pos, progress_text(finished, seconds, report))
 
-    try:
+    with bar:
         yield show
-    finally:
-        sys.stderr.write("\r\033[K")
-        sys.stderr.flush()
+
+
+def progress_text(finished: int, seconds: float, report: Report) -> str:
+    """What stands behind the bar."""
+    parts = [f"{finished / seconds:.1f} images/s"] if seconds > 0 else []
+    parts += [f"{report.output_megapixels:,.0f} megapixels"] if report.output_megapixels else []
+    parts += [f"{report.count('failed')} failed"] if report.count("failed") else []
+    return ", ".join(parts)

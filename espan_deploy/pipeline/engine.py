@@ -8,8 +8,9 @@ from typing import Any
 
 from espan_deploy.backends import Choice
 from espan_deploy.backends.base import Runner
+from espan_deploy.backends.choice import Decision, Workload, decide
 from espan_deploy.backends.model import ModelFile
-from espan_deploy.backends.precision import EXACT, Verdict, choose_precision
+from espan_deploy.backends.precision import EXACT
 from espan_deploy.machine import memory_bytes, usable_cores
 from espan_deploy.pipeline.infer import Fallback
 from espan_deploy.pipeline.plan import (
@@ -56,19 +57,35 @@ class OpenEngine:
     """Runners that share an engine, and what falls back on FP32 for them. Use as a context manager, or close it.
 
     at_once: tiles or images that there are to work on at once; None for more than there are threads.
+    workload: what there is to do, so that measuring may pay; None where it is not known.
     Raises BackendUnavailableError or EngineBuildError where it cannot be opened.
     """
 
-    def __init__(self, model: ModelFile, choice: Choice, settings: EngineSettings, *, at_once: int | None) -> None:
-        self.model, self.choice, self.settings = model, choice, settings
+    def __init__(
+        self,
+        model: ModelFile,
+        choice: Choice,
+        settings: EngineSettings,
+        *,
+        at_once: int | None,
+        workload: Workload | None = None,
+    ) -> None:
+        self.model, self.settings = model, settings
         self.threads = settings.threads or usable_cores()
-        self.verdict: Verdict = choose_precision(choice.backend, model, settings.precision, threads=self.threads)
-        # One image after another on all threads, or as many at once as there are threads and things to do.
-        lanes = max(1, min(self.threads, at_once or self.threads, choice.backend.max_lanes))
-        self.runners = choice.backend.open_runners(
-            model, precision=self.verdict.precision, threads=self.threads, lanes=lanes
+        self.decision: Decision = decide(
+            model,
+            choice,
+            engine=settings.engine,
+            precision=settings.precision,
+            threads=self.threads,
+            at_once=at_once,
+            workload=workload,
         )
-        self.fallback = Fallback(self._fp32 if self.verdict.precision != EXACT else None)
+        decision = self.decision
+        self.runners = decision.backend.open_runners(
+            model, precision=decision.precision, threads=self.threads, lanes=decision.lanes
+        )
+        self.fallback = Fallback(self._fp32 if decision.precision != EXACT else None)
 
     def __enter__(self) -> OpenEngine:
         return self
@@ -83,7 +100,7 @@ class OpenEngine:
         self.fallback.close()
 
     def _fp32(self) -> Runner:
-        return self.choice.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
+        return self.decision.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
 
     def run_settings(self) -> RunSettings:
         """How the stages use it."""
@@ -109,12 +126,6 @@ class OpenEngine:
 
     def report(self) -> dict[str, Any]:
         """What a report says of it."""
-        return engine_report(self.choice, self.verdict, self.runners[0])
-
-
-def engine_report(choice: Choice, verdict: Verdict, runner: Runner | None) -> dict[str, Any]:
-    """What a report says of an engine; runner: None where it was not opened."""
-    report: dict[str, Any] = {"backend": choice.backend.name, "chosen_because": choice.reason}
-    if runner is not None:
-        report |= asdict(runner.info)
-    return report | {"precision": verdict.precision, "precision_because": verdict.reason}
+        decision = self.decision
+        report = {"backend": decision.backend.name, **asdict(self.runners[0].info), "precision": decision.precision}
+        return report | {"chosen_because": decision.reason, "choice": decision.to_json()}

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from statistics import median_low
 from typing import Any, ClassVar
 
 from espan_deploy import backends
+from espan_deploy.backends.choice import Decision, Workload
 from espan_deploy.backends.model import ModelFile, read_model
-from espan_deploy.backends.precision import Verdict
 from espan_deploy.errors import InputError
 from espan_deploy.files import display
 from espan_deploy.pipeline.decode import EXTENSIONS
 from espan_deploy.pipeline.encode import EncodeSettings, PngCompression
 from espan_deploy.pipeline.encoded import FileSettings, digest, file_jobs
-from espan_deploy.pipeline.engine import EngineSettings, OpenEngine, engine_report
+from espan_deploy.pipeline.engine import EngineSettings, OpenEngine
 from espan_deploy.pipeline.jobs import Job
 from espan_deploy.pipeline.plan import DEFAULT_BYTES_PER_PIXEL, TilePolicy, pixels_within
 from espan_deploy.pipeline.report import FileReport, Report
@@ -26,6 +29,10 @@ from espan_deploy.stores import Destination, Endings, Entry, Source, open_stores
 
 PIPELINE_VERSION = 2
 """Goes up when the same input, model and settings give other bytes than before."""
+
+
+SAMPLED = 8
+"""Images whose sizes tell how much there is to do."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Upscaling:
         self.source, self.destination = self._open_stores(source, output)
         _require_files(self.source, self.endings)
         self.choice = backends.choose(settings.engine, self.model)
+        self.report: Report | None = None
         self._run: Run | None = None
         self._stopped = False
         self.lanes = 0
@@ -75,6 +83,11 @@ class Upscaling:
     def total(self) -> int | None:
         """Jobs to do; None where only the end will tell."""
         return self.source.total
+
+    @property
+    def expected(self) -> int | None:
+        """What ``finished`` comes to; None where only the end will tell."""
+        return self.total
 
     @property
     def finished(self) -> int:
@@ -89,7 +102,7 @@ class Upscaling:
 
     def plan(self) -> Report:
         """What would be done, touching nothing: for a dry run."""
-        report = self._report(engine_report(self.choice, Verdict(self.settings.precision, "not opened"), None))
+        report = self._report({"backend": self.choice.backend.name, "precision": self.settings.precision})
         for job in self._image_jobs(""):
             report.add(job.number, self._planned(job))
         return self._with_left_out(report)
@@ -111,11 +124,15 @@ class Upscaling:
         Raises InputError where the destination cannot be written, BackendUnavailableError or EngineBuildError
         where the engine cannot be opened. Failures of single files raise nothing.
         """
-        with self.destination, OpenEngine(self.model, self.choice, self.settings, at_once=self._at_once()) as engine:
-            report = self._report(engine.report())
+        at_once, workload = self._at_once(), self._workload()
+        with (
+            self.destination,
+            OpenEngine(self.model, self.choice, self.settings, at_once=at_once, workload=workload) as engine,
+        ):
+            report = self.report = self._report(engine.report())
             report.startup_seconds = time.perf_counter() - self.started
             self.lanes = len(engine.runners)
-            jobs = self._jobs(self._settings_sha256(engine.verdict.precision))
+            jobs = self._jobs(self._settings_sha256(engine.decision))
             self._run = Run(
                 jobs,
                 runners=engine.runners,
@@ -149,6 +166,22 @@ class Upscaling:
             return self.total
         return max([1, *(self._planned(job).tiles for job in self._image_jobs(""))])
 
+    def _workload(self) -> Workload | None:
+        """What there is to do, from a sample of the sizes; None where that cannot be told."""
+        total = self.total
+        if total is None:
+            return None
+        step = max(1, total // SAMPLED)
+        sizes = []
+        for job in islice(self._image_jobs(""), 0, step * SAMPLED, step):
+            with suppress(InputError, OSError):
+                sizes.append(job.input.size())
+        if not sizes:
+            return None
+        pixels = [height * width for height, width in sizes]
+        height, width = sizes[pixels.index(median_low(pixels))]
+        return Workload(sum(pixels) * total // len(pixels), height, width)
+
     def _jobs(self, settings_sha256: str) -> Iterator[Job]:
         return self._image_jobs(settings_sha256)
 
@@ -160,12 +193,12 @@ class Upscaling:
     def _image_entries(self) -> Iterator[Entry]:
         return self.source.entries()
 
-    def _settings_sha256(self, precision: str) -> str:
+    def _settings_sha256(self, decision: Decision) -> str:
         return digest(
             pipeline=PIPELINE_VERSION,
             model=self.model.sha256,
-            engine=self.choice.backend.name,
-            precision=precision,
+            engine=decision.backend.name,
+            precision=decision.precision,
             quality=self.settings.quality,
             png_compression=self.settings.png_compression,
         )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from importlib.util import find_spec
-from itertools import takewhile
+from itertools import islice, takewhile
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from espan_deploy.backends.choice import Workload
 from espan_deploy.errors import BackendUnavailableError, EspanDeployError, InputError
 from espan_deploy.files import display
 from espan_deploy.machine import usable_cores
@@ -23,7 +25,7 @@ from espan_deploy.pipeline.encoded import FileOutput, FileSettings, digest
 from espan_deploy.pipeline.jobs import Job
 from espan_deploy.pipeline.picture import Picture
 from espan_deploy.pipeline.report import FileReport, Report
-from espan_deploy.pipeline.upscale import UpscaleSettings, Upscaling
+from espan_deploy.pipeline.upscale import SAMPLED, UpscaleSettings, Upscaling
 from espan_deploy.stores import Destination, Entry, MadeFrom, Source, State
 from espan_deploy.stores.folder import FolderDestination, FolderSource, sha256_of
 from espan_deploy.stores.memory import Memory
@@ -240,6 +242,31 @@ class FilmUpscaling(Upscaling):
         super()._finish(report, jobs)
         for row in (*self._rows, *map(_row, self._waiting)):
             report.add(0, row)
+
+    @property
+    def expected(self) -> int | None:
+        """A film's frames are jobs, and only its end tells how many."""
+        return None if any(is_film(entry.name) for entry in self.source.entries()) else super().expected
+
+    def _workload(self) -> Workload | None:
+        """The largest of the first films, if there are any: their frames are most of the work."""
+        pictures = super()._workload()
+        if self.films.preview:
+            return pictures
+        films = []
+        for entry in islice((each for each in self.source.entries() if is_film(each.name)), SAMPLED):
+            with suppress(EspanDeployError, OSError):
+                films.append(self._film(entry.name))
+        loads = [Workload(self._frames(film) * film.height * film.width, film.height, film.width) for film in films]
+        return max([*loads, *([pictures] if pictures else [])], key=lambda load: load.pixels, default=None)
+
+    def _frames(self, film: Film) -> int:
+        """That will be upscaled, about."""
+        duration, start, end = film.duration_seconds, self.films.start or 0.0, self.films.end
+        if not duration:
+            return film.expected_frames
+        stretch = min(duration, duration if end is None else end) - start
+        return max(0, int(film.expected_frames * stretch / duration))
 
     def _at_once(self) -> int | None:
         at_once = super()._at_once()
