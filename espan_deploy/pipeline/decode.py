@@ -78,6 +78,16 @@ def decode(data: bytes) -> Picture:
         return _convert(image, data)
 
 
+def picture_from_image(image: Image.Image) -> Picture:
+    """The picture in an image that Pillow has opened or made; 16 bits of grey are kept, of colour Pillow has 8.
+
+    Raises InputError as :func:`decode`.
+    """
+    with _translated():
+        _check(image)
+        return _convert(image, b"")
+
+
 def read_size(data: bytes) -> tuple[int, int, str]:
     """Height and width as displayed, and the format, from the header alone. Raises InputError as :func:`decode`."""
     with _translated(), _open(data) as image:
@@ -123,7 +133,7 @@ def _check(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format == "PNG" and not any(mark in data for mark in PNG_EXIF_MARKS):
+    if data and image.format == "PNG" and not any(mark in data for mark in PNG_EXIF_MARKS):
         return 1  # asked for EXIF that is not there, Pillow would decode all pixels to look behind them
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
@@ -134,7 +144,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 def _convert(image: Image.Image, data: bytes) -> Picture:
     notes: list[str] = []
-    raw_mode = _raw_mode(image)  # gone once the pixels are read, as looking for EXIF may do
+    raw_mode = _raw_mode(image) if data else ""  # gone once the pixels are read, as looking for EXIF may do
     icc = bytes(image.info.get("icc_profile") or b"")
     orientation = _orientation(image, data)
     exif = reset_orientation(_raw_exif(image))

@@ -11,6 +11,7 @@ from espan_deploy.backends.base import Runner
 from espan_deploy.backends.choice import Decision, Workload, decide
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.precision import EXACT
+from espan_deploy.description import ModelDescription
 from espan_deploy.machine import memory_bytes, usable_cores
 from espan_deploy.pipeline.infer import Fallback
 from espan_deploy.pipeline.plan import (
@@ -51,6 +52,14 @@ class EngineSettings:
     def memory_bytes(self) -> int:
         """As asked for, or this machine's share."""
         return self.memory or min(DEFAULT_MEMORY, int(MEMORY_SHARE * memory_bytes()))
+
+    def tiles(self, height: int, width: int, description: ModelDescription) -> int:
+        """How many tiles an image would have, as far as can be told before the engine is open.
+
+        Raises InputError where it must be cut but cannot be.
+        """
+        policy = TilePolicy(self.tile, pixels_within(self.memory_bytes, DEFAULT_BYTES_PER_PIXEL, 1))
+        return sum(len(row) for row in policy.plan(height, width, description))
 
 
 class OpenEngine:

@@ -22,7 +22,6 @@ from espan_deploy.pipeline.encode import EncodeSettings, PngCompression
 from espan_deploy.pipeline.encoded import FileSettings, digest, file_jobs
 from espan_deploy.pipeline.engine import EngineSettings, OpenEngine
 from espan_deploy.pipeline.jobs import Job
-from espan_deploy.pipeline.plan import DEFAULT_BYTES_PER_PIXEL, TilePolicy, pixels_within
 from espan_deploy.pipeline.report import FileReport, Report
 from espan_deploy.pipeline.run import Run
 from espan_deploy.stores import Destination, Endings, Entry, Source, open_stores
@@ -108,12 +107,11 @@ class Upscaling:
         return self._with_left_out(report)
 
     def _planned(self, job: Job) -> FileReport:
-        policy = TilePolicy(self.settings.tile, pixels_within(self.settings.memory_bytes, DEFAULT_BYTES_PER_PIXEL, 1))
         file = _row(job)
         file.status = "planned"
         try:
             file.height, file.width = job.input.size()
-            file.tiles = sum(len(row) for row in policy.plan(file.height, file.width, self.model.description))
+            file.tiles = self.settings.tiles(file.height, file.width, self.model.description)
         except (InputError, OSError) as exc:
             file.status, file.error = "failed", getattr(exc, "message", None) or str(exc)
         return file

@@ -56,16 +56,8 @@ class FolderSource:
         return map(Entry, self._names)
 
     def read(self, name: str) -> bytes:
-        """A regular file's bytes. Raises InputError for anything else, OSError where it cannot be read."""
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(self.root / name, flags)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError("not a regular file")
-            check_size(status.st_size)
-            return file.readall()
+        """As :func:`read_file`."""
+        return read_file(self.root / name)
 
     def _walk(self, endings: Endings) -> Iterator[str]:
         seen: set[tuple[int, int]] = set()
@@ -100,6 +92,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False  # a link to itself: reading it will say so
+
+
+def read_file(path: Path) -> bytes:
+    """A regular file's bytes. Raises InputError for anything else, OSError where it cannot be read."""
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("not a regular file")
+        check_size(status.st_size)
+        return file.readall()
 
 
 class FolderDestination:

@@ -35,7 +35,7 @@ def test_one_top_level_package(wheel: zipfile.ZipFile) -> None:
 def test_every_package_is_listed(wheel: zipfile.ZipFile) -> None:
     """pyproject lists packages by hand; one forgotten would be missing from the wheel only."""
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "espan_deploy").rglob("*.py")}
-    assert expected <= set(wheel.namelist())
+    assert expected | {"espan_deploy/py.typed"} <= set(wheel.namelist())
 
 
 def test_licence_and_command_are_in_it(wheel: zipfile.ZipFile) -> None:
