@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class Checkpoint:
     tensors: by key, prefixes stripped; floating-point tensors are float32, on the CPU.
     nested_under: the keys the state dict was found under, outermost first.
     prefixes: what was stripped from every key, outermost first.
+    others: state dicts that the file holds beside this one, by the key they are under, as they are in it.
     sha256: of the file's bytes, hexadecimal.
     """
 
@@ -54,6 +55,12 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     nested_under: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def under(self, key: str) -> Checkpoint:
+        """The file's other state dict of this key. Raises CheckpointError as :func:`load_checkpoint` does."""
+        tensors, deeper, others = _find_state_dict(self.others[key], self.path)
+        return _cleaned(self.path, self.sha256, tensors, (*self.nested_under[:-1], key, *deeper), others)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -61,11 +68,12 @@ class Checkpoint:
         return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
     """Read a PyTorch or safetensors checkpoint.
 
+    weights: the key of the state dict to read, where a file holds several; the result then knows of no others.
     Raises CheckpointError where the file is missing, damaged, not a checkpoint, holds objects other than
-    tensors (they are never unpickled), or holds weights that are not finite.
+    tensors (they are never unpickled), holds weights that are not finite, or none under the key asked for.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, expected a checkpoint file ({' '.join(SUFFIXES)})")
@@ -78,11 +86,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not content:
         raise CheckpointError(f"{path} is empty", hint="download or copy it again")
     raw = _load_safetensors(content, path) if path.suffix == ".safetensors" else _load_torch(content, path)
-    tensors, nested_under = _find_state_dict(raw, path)
+    tensors, nested_under, others = _find_state_dict(raw, path)
+    checkpoint = _cleaned(path, hashlib.sha256(content).hexdigest(), tensors, nested_under, others)
+    if weights is None:
+        return checkpoint
+    if weights not in (*nested_under, *others):
+        found = ", ".join((*nested_under[-1:], *others)) or "one state dict, not nested"
+        raise CheckpointError(f"{path} has no weights under {weights}; it has {found}")
+    return replace(checkpoint if weights in nested_under else checkpoint.under(weights), others={})
+
+
+def _cleaned(
+    path: Path,
+    sha256: str,
+    tensors: dict[str, Tensor],
+    nested_under: tuple[str, ...],
+    others: Mapping[str, Mapping[str, Any]],
+) -> Checkpoint:
     tensors, prefixes = _strip_prefixes(tensors)
     _check_finite(tensors, path)
     floats = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-    return Checkpoint(path, hashlib.sha256(content).hexdigest(), floats, nested_under, prefixes)
+    return Checkpoint(path, sha256, floats, nested_under, prefixes, others)
 
 
 def _load_torch(content: bytes, path: Path) -> Any:
@@ -118,18 +142,22 @@ def _load_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
         ) from exc
 
 
-def _find_state_dict(raw: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _find_state_dict(raw: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, Mapping[str, Any]]]:
+    """The best state dict, the keys it is nested under, and the mappings beside it under other such keys."""
     import torch
 
     nested_under: list[str] = []
+    others: dict[str, Mapping[str, Any]] = {}
     while isinstance(raw, Mapping):
-        wrapper = next((key for key in WRAPPERS if isinstance(raw.get(key), Mapping)), None)
-        if wrapper is None:
+        wrappers = [key for key in WRAPPERS if isinstance(raw.get(key), Mapping)]
+        if not wrappers:
             tensors = {str(key): value for key, value in raw.items() if isinstance(value, torch.Tensor)}
             if tensors:
-                return tensors, tuple(nested_under)
+                return tensors, tuple(nested_under), others
             break
+        wrapper, *beside = wrappers
         nested_under.append(wrapper)
+        others = {key: raw[key] for key in beside}
         raw = raw[wrapper]
     found = f"keys {', '.join(map(str, list(raw)[:5]))}" if isinstance(raw, Mapping) and raw else type(raw).__name__
     raise CheckpointError(

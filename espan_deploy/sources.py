@@ -42,18 +42,20 @@ def network_source(
     network_class: str | None = None,
     network_args: Mapping[str, Any] | None = None,
     value_range: float | None = None,
+    weights: str | None = None,
 ) -> tuple[Network, Source]:
     """The network of a checkpoint: one of the catalogue, or of a user's class ``file.py:ClassName``.
 
     network_args: the class's keyword arguments; for a network of the catalogue, what shapes cannot tell.
     value_range: overrides what the catalogue says; a user's class is taken to work in [0, 1].
+    weights: which state dict of a file that holds several; by default the one that the network's authors use.
     Raises CheckpointError, and BackendUnavailableError where PyTorch is not installed.
     """
     if importlib.util.find_spec("torch") is None:
         raise BackendUnavailableError(
             "PyTorch is needed to read checkpoints, and is not installed", hint="pip install 'espan-deploy[export]'"
         )
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, weights=weights)
     if network_class is None:
         network = load_network(checkpoint, **(network_args or {}))
     else:

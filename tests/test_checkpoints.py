@@ -187,3 +187,28 @@ def test_refuses_weights_that_are_not_finite(tmp_path: Path, value: float) -> No
     error = refusal(saved(tmp_path / "w.pth", {**TENSORS, "broken.weight": torch.tensor([1.0, value])}))
 
     assert "1 of 3 tensors, first broken.weight" in error.message
+
+
+def test_of_several_state_dicts_the_averaged_one_is_read_and_the_others_are_at_hand(tmp_path: Path) -> None:
+    raw, averaged = {"module.a": torch.ones(1)}, {"module.a": torch.zeros(1)}
+    path = saved(tmp_path / "w.pth", {"params": raw, "params_ema": averaged, "iter": 7})
+
+    checkpoint = load_checkpoint(path)
+
+    assert (checkpoint.nested_under, checkpoint.tensors["a"].item()) == (("params_ema",), 0)
+    other = checkpoint.under("params")
+    assert (other.nested_under, other.tensors["a"].item(), other.sha256) == (("params",), 1, checkpoint.sha256)
+
+
+def test_one_state_dict_can_be_asked_for(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", {"params": {"a": torch.ones(1)}, "params_ema": {"a": torch.zeros(1)}})
+
+    for key, value in (("params", 1), ("params_ema", 0)):
+        checkpoint = load_checkpoint(path, weights=key)
+        assert (checkpoint.nested_under, checkpoint.tensors["a"].item()) == ((key,), value)
+        assert not checkpoint.others
+
+    with pytest.raises(CheckpointError, match="no weights under ema; it has params_ema, params"):
+        load_checkpoint(path, weights="ema")
+    with pytest.raises(CheckpointError, match="one state dict, not nested"):
+        load_checkpoint(saved(tmp_path / "bare.pth", {"a": torch.ones(1)}), weights="params")

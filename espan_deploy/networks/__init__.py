@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ class Network:
     module: takes (N, 3, H, W) and gives (N, 3, scale*H, scale*W), both float32 in [0, value_range], RGB.
     scale: None for a user's own class: it is found by trying. entry: the catalogue's, or None for a user's own class.
     min_size: the smallest H and W it is defined for.
+    settings: what it was built with besides the shapes.
     """
 
     module: nn.Module
@@ -49,6 +50,7 @@ class Network:
     entry: NetworkEntry | None
     name: str
     min_size: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def detect_network(shapes: Shapes) -> NetworkEntry:
@@ -69,12 +71,14 @@ def detect_network(shapes: Shapes) -> NetworkEntry:
 
 
 def load_network(checkpoint: Checkpoint, **settings: Any) -> Network:
-    """Detect, build and fill the network of a checkpoint.
+    """Detect, build and fill the network of a checkpoint, of several state dicts in it the one its authors use.
 
     settings: what shapes cannot tell, by the names that the network's ``build`` gives it (SPAN's ``img_range``).
     Raises UnknownNetworkError, or CheckpointError where keys, shapes or settings do not fit the network detected.
     """
     entry = detect_network(checkpoint.shapes)
+    if entry.weights is not None and entry.weights in checkpoint.others:
+        checkpoint = checkpoint.under(entry.weights)
     build = import_module(entry.module).build
     known = set(signature(build).parameters) - {"shapes"}
     if unknown := sorted(settings.keys() - known):
@@ -96,6 +100,7 @@ def load_network(checkpoint: Checkpoint, **settings: Any) -> Network:
         entry=entry,
         name=entry.name,
         min_size=architecture.min_size,
+        settings=settings,
     )
 
 

@@ -32,6 +32,22 @@ LORA_SCALING = 2.0
 """alpha / r of every ConvLoRA layer that team EMSR lists; shapes tell r, but not alpha."""
 
 
+Activation = Callable[[Tensor], Tensor]
+
+
+def same_conv(in_channels: int, out_channels: int, kernel_size: int = 3, *, bias: bool = True) -> nn.Conv2d:
+    """The plain :data:`Conv`: one convolution, nothing around it."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+
+
+def separable_conv(channels: int, mid_channels: int, *, bias: bool) -> nn.Sequential:
+    """A 3x3 of low rank: a 3x1 without bias, then a 1x3. Keys: ``0.weight``, ``1.weight`` and, if any, ``1.bias``."""
+    return nn.Sequential(
+        nn.Conv2d(channels, mid_channels, (3, 1), padding=(1, 0), bias=False),
+        nn.Conv2d(mid_channels, channels, (1, 3), padding=(0, 1), bias=bias),
+    )
+
+
 class EvalConv(nn.Module):
     """A convolution in deploy form: one ``eval_conv``, the name most challenge checkpoints give it."""
 
@@ -188,16 +204,26 @@ class ESA(nn.Module):
     The attention map is computed from a pooled image and resized to the whole one: its grid depends on the image's
     size, so a network with ESA cannot be tiled exactly. Takes images of :data:`ESA_MIN_SIZE` and more.
 
-    conv3: the 3x3 behind the pooling. skip_conv: whether a 1x1 ``conv_f`` stands in the full-size branch.
+    conv3: the 3x3 behind the pooling. conv2: the 3x3 of stride 2 before it, without padding; None for a plain one.
+    skip_conv: whether a 1x1 ``conv_f`` stands in the full-size branch. bias: of the plain convolutions.
     """
 
-    def __init__(self, channels: int, mid_channels: int, conv3: nn.Module, *, skip_conv: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        mid_channels: int,
+        conv3: nn.Module,
+        *,
+        skip_conv: bool,
+        conv2: nn.Module | None = None,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, mid_channels, 1)
-        self.conv_f = nn.Conv2d(mid_channels, mid_channels, 1) if skip_conv else nn.Identity()
-        self.conv2 = nn.Conv2d(mid_channels, mid_channels, 3, stride=2)
+        self.conv1 = nn.Conv2d(channels, mid_channels, 1, bias=bias)
+        self.conv_f = nn.Conv2d(mid_channels, mid_channels, 1, bias=bias) if skip_conv else nn.Identity()
+        self.conv2 = conv2 or nn.Conv2d(mid_channels, mid_channels, 3, stride=2, bias=bias)
         self.conv3 = conv3
-        self.conv4 = nn.Conv2d(mid_channels, channels, 1)
+        self.conv4 = nn.Conv2d(mid_channels, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         full_size = self.conv1(x)
@@ -208,6 +234,73 @@ class ESA(nn.Module):
     def refine(self, pooled: Tensor) -> Tensor:
         out: Tensor = self.conv3(pooled)
         return out
+
+
+class DeepESA(ESA):
+    """ESA with three convolutions on the pooled image instead of one, and an activation between them.
+
+    conv: makes these three.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        mid_channels: int,
+        *,
+        conv: Conv = same_conv,
+        conv2: nn.Module | None = None,
+        activation: Activation = F.relu,
+    ) -> None:
+        super().__init__(channels, mid_channels, conv(mid_channels, mid_channels), skip_conv=True, conv2=conv2)
+        self.conv_max = conv(mid_channels, mid_channels)
+        self.conv3_ = conv(mid_channels, mid_channels)
+        self.activation = activation
+
+    def refine(self, pooled: Tensor) -> Tensor:
+        out: Tensor = self.conv3_(self.activation(self.conv3(self.activation(self.conv_max(pooled)))))
+        return out
+
+
+class BSConv(nn.Module):
+    """Blueprint separable convolution, unconstrained (Haase and Amthor, CVPR 2020): a 1x1, then a kxk per channel.
+
+    Keys: ``pw.weight`` (no bias), ``dw.{weight,bias}``. padding: "same" unless given.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, padding: int | None = None
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2 if padding is None else padding
+        self.pw = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.dw = nn.Conv2d(out_channels, out_channels, kernel_size, stride, padding, groups=out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dw(self.pw(x))
+        return out
+
+
+class ContrastAttention(nn.Module):
+    """Contrast-aware channel attention (IMDN, Hui et al., ACM MM 2019): mean plus deviation over the whole image.
+
+    Keys: ``conv_du.{0,2}.{weight,bias}``. reduction: of the channels between the two 1x1.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.conv_du = nn.Sequential(
+            nn.Conv2d(channels, channels // reduction, 1),
+            nn.ReLU(),
+            nn.Conv2d(channels // reduction, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((2, 3), keepdim=True)
+        centred = x - mean
+        deviation = (centred * centred).mean((2, 3), keepdim=True).sqrt()
+        attended: Tensor = x * self.conv_du(deviation + mean)
+        return attended
 
 
 def symmetric_attention(features: Tensor, shortcut: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ class NetworkEntry:
     ``build(shapes) -> Architecture`` (raises KeyError or CheckpointError where shapes do not hold together) and
     a function without arguments that gives the network as published, in deploy form.
     reference: that function's name; the entries of one family share a module, and each has its own.
+    weights: which state dict its authors use, where a file holds several; None for the averaged one.
     """
 
     name: str
@@ -70,6 +71,7 @@ class NetworkEntry:
     detect: Callable[[Shapes], bool]
     published: tuple[Published, ...] = ()
     reference: str = "reference"
+    weights: str | None = None
 
 
 def has_keys(*keys: str) -> Callable[[Shapes], bool]:

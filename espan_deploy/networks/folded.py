@@ -37,6 +37,14 @@ class Foldable(Protocol):
         """What becomes the convolution: the block without its activation."""
 
 
+@runtime_checkable
+class SelfFolding(Protocol):
+    """A training-form block whose deploy form is not one dense convolution, and which knows it."""
+
+    def deploy_state(self) -> dict[str, Tensor]:
+        """The deploy form's tensors, by their keys below the block."""
+
+
 def deploy_state(network: Network) -> dict[str, Tensor]:
     """The float32 state dict of the network's deploy form, each block replaced by the convolution it is.
 
@@ -50,6 +58,11 @@ def deploy_state(network: Network) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     replaced: list[str] = []
     for path, module in network.module.named_modules():
+        if isinstance(module, SelfFolding) and network.form == "training":
+            block = cast(SelfFolding, _double(cast(nn.Module, module)))
+            with torch.inference_mode():
+                state.update({f"{path}.{key}": tensor for key, tensor in block.deploy_state().items()})
+            replaced.append(f"{path}.")
         if isinstance(module, Foldable) and network.form == "training":
             weight, bias = _equivalent(cast(nn.Module, module), path)
             prefix = ".".join(filter(None, (path, module.deploy_key)))
@@ -63,7 +76,7 @@ def deploy_state(network: Network) -> dict[str, Tensor]:
         if isinstance(owner, nn.PReLU) or not key.startswith(tuple(replaced)):
             state[key] = tensor
     architecture: Architecture = import_module(network.entry.module).build(
-        {key: tuple(tensor.shape) for key, tensor in state.items()}
+        {key: tuple(tensor.shape) for key, tensor in state.items()}, **network.settings
     )
     architecture.module.double().load_state_dict(state)
     _prove(architecture.module, network)

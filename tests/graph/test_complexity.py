@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espan_deploy.fold import fold
 from espan_deploy.graph import SizedGraph, complexity
-from espan_deploy.networks.rlfn.dipnet import DIPNet
 from espan_deploy.networks.rlfn.efdn import EFDN
+from espan_deploy.networks.rlfn.rlfn import RLFN
 from espan_deploy.networks.span.espan import ESPAN
 from espan_deploy.networks.span.span import SPAN
 from espan_deploy.onnx_export import onnx_from_module
@@ -77,7 +77,7 @@ def test_pointwise_layers_as_matrix_products() -> None:
     assert (cost.multiply_adds, cost.activations, cost.convolutions) == (80 * 21, 80 * 7, 0)
 
 
-POOLED: dict[str, Callable[[], nn.Module]] = {"efdn": lambda: EFDN(channels=8), "dipnet-slim": DIPNet}
+POOLED: dict[str, Callable[[], nn.Module]] = {"efdn": lambda: EFDN(channels=8), "dipnet-slim": RLFN}
 
 
 @pytest.mark.parametrize("name", POOLED)

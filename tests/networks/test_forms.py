@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,38 @@ from torch import nn
 from espan_deploy.checkpoints import Checkpoint
 from espan_deploy.errors import CheckpointError
 from espan_deploy.networks import NETWORKS, NetworkEntry, detect_network, fill_module, load_network, reference_network
-from espan_deploy.networks.blocks import Conv3XC, LoRAConv
+from espan_deploy.networks.blocks import Conv3XC, LoRAConv, same_conv
 from espan_deploy.networks.entry import Form
-from espan_deploy.networks.rlfn.dipnet import RESIDUAL, SHORT, DIPNet
+from espan_deploy.networks.fourier.fsanet import FSANet
+from espan_deploy.networks.fourier.sfnet import SFNet
+from espan_deploy.networks.rlfn.arrlfn import ARRLFN
+from espan_deploy.networks.rlfn.bsrn import BSRN, IBMDN
+from espan_deploy.networks.rlfn.eecnet import EECNet
 from espan_deploy.networks.rlfn.efdn import EFDN
 from espan_deploy.networks.rlfn.errn import ERRN2
+from espan_deploy.networks.rlfn.fean import FEAN
+from espan_deploy.networks.rlfn.paedn import PAEDN
+from espan_deploy.networks.rlfn.rcunet import RCUNet
 from espan_deploy.networks.rlfn.rfdn import RFDNSPAN
+from espan_deploy.networks.rlfn.rlfn import RESIDUAL, RLFN, SHORT, rep_rlfn
+from espan_deploy.networks.rlfn.sepsr import SepSRNet
 from espan_deploy.networks.span.dscf import DSCFFused
+from espan_deploy.networks.span.ecas import ECAS
 from espan_deploy.networks.span.espan import ESPAN
+from espan_deploy.networks.span.glorenet import GLoReNet
 from espan_deploy.networks.span.nanosr import NanoSR
 from espan_deploy.networks.span.span import SPAN
 from espan_deploy.networks.span.spanf import SPANF
 from espan_deploy.networks.span.spanv2 import SPANV2
+from espan_deploy.networks.span.tdesr import TDESR
+from espan_deploy.networks.span.teninone import TenInOneConv, TenInOneSR
 from espan_deploy.networks.span.tsr import TSR
 
 Make = Callable[[int], nn.Module]
 
 IESR: dict[str, Any] = {
     "blocks": (RESIDUAL, SHORT, SHORT, RESIDUAL),
-    "esa_conv": None,
+    "esa_conv": same_conv,
     "skip_conv": False,
     "end_kernel": 3,
 }
@@ -60,11 +74,28 @@ DEPLOY: dict[str, Make] = {
     "tsr": lambda scale: TSR(channels=8, blocks=2, extra_convs=2, scale=scale),
     "tssr": lambda scale: TSR(channels=8, scale=scale, pointwise_end=True),
     "nanosr": lambda scale: NanoSR(channels=8, blocks=3, scale=scale),
-    "dipnet-slim": lambda scale: DIPNet(channels=8, mid_channels=12, esa_channels=4, scale=scale),
-    "iesrnet": lambda scale: DIPNet(channels=8, esa_channels=4, scale=scale, **IESR),
+    "dipnet-slim": lambda scale: RLFN(channels=8, mid_channels=12, esa_channels=4, scale=scale),
+    "iesrnet": lambda scale: RLFN(channels=8, esa_channels=4, scale=scale, **IESR),
     "errn2": lambda scale: ERRN2(channels=8, blocks=3, depth=3, scale=scale),
     "rfdn-span": lambda scale: RFDNSPAN(channels=8, distilled=3, blocks=3, scale=scale),
     "efdn": lambda scale: EFDN(channels=8, scale=scale),
+    "rep-rlfn": lambda scale: rep_rlfn(blocks=(RESIDUAL,) * 2, channels=8, esa_channels=4, scale=scale),
+    "arrlfn": lambda scale: ARRLFN(channels=8, blocks=2, depth=2, esa_channels=4, step=scale),
+    "rcunet": lambda scale: RCUNet(channels=8, mid_channels=5, esa_channels=4, scale=scale),
+    "eecnet": lambda scale: EECNet(channels=8, blocks=2, esa_channels=4, scale=scale),
+    "paedn": lambda scale: PAEDN(channels=8, scale=scale),
+    "eaglesr": lambda scale: BSRN(channels=16, distilled=6, blocks=2, esa_channels=4, scale=scale),
+    "depth-ibn": lambda scale: IBMDN(
+        channels=16, distilled=6, mid_channels=4, involutions=((), (2,), (1, 3)), scale=scale
+    ),
+    "sepsrnet": lambda scale: SepSRNet(channels=8, mid_channels=5, esa_channels=3, reduction=4, blocks=2, scale=scale),
+    "fean": lambda scale: FEAN(channels=8, blocks=1, esa_channels=16, scale=scale),
+    "tdesr": lambda scale: TDESR(channels=8, blocks=2, scale=scale),
+    "teninonesr": lambda scale: TenInOneSR(channels=8, attention_channels=4, blocks=2, scale=scale),
+    "ecas": lambda scale: ECAS(channels=8, blocks=3, eca_kernel=3, scale=scale),
+    "glorenet": lambda scale: GLoReNet(channels=8, esa_blocks=1, esa_channels=4, scale=scale),
+    "fsanet": lambda scale: FSANet(channels=8, attention_channels=3, blocks=2, kernel_sizes=(3,), scale=scale),
+    "sfnet": lambda scale: SFNet(channels=8, blocks=2, experts=2, scale=scale),
 }
 
 TRAINING: dict[str, Make] = {
@@ -77,10 +108,26 @@ TRAINING: dict[str, Make] = {
     "pkdsr": lambda scale: SPANF(channels=8, tail_channels=5, scale=scale, conv=Conv3XC),
     "spanf": lambda scale: SPANF(channels=8, scale=scale, conv=Conv3XC),
     "nanosr": lambda scale: NanoSR(channels=8, scale=scale, ratio=2),
-    "dipnet-slim": lambda scale: DIPNet(channels=8, esa_channels=4, scale=scale, conv=Conv3XC, esa_conv=Conv3XC),
-    "iesrnet": lambda scale: DIPNet(channels=8, esa_channels=4, scale=scale, conv=Conv3XC, **IESR),
+    "dipnet-slim": lambda scale: RLFN(
+        channels=8, esa_channels=4, scale=scale, conv=Conv3XC, outer_conv=Conv3XC, esa_conv=Conv3XC
+    ),
+    "iesrnet": lambda scale: RLFN(channels=8, esa_channels=4, scale=scale, conv=Conv3XC, outer_conv=Conv3XC, **IESR),
     "efdn": lambda scale: EFDN(channels=8, scale=scale, training_form=True),
+    "rep-rlfn": lambda scale: rep_rlfn(blocks=(RESIDUAL,) * 2, channels=8, scale=scale, training_form=True),
+    "arrlfn": lambda scale: ARRLFN(channels=8, blocks=2, depth=2, esa_channels=4, step=scale, ratio=2),
+    "eecnet": lambda scale: EECNet(channels=8, blocks=2, esa_channels=4, scale=scale, widths=(12, 20)),
+    "paedn": lambda scale: PAEDN(channels=8, scale=scale, training_form=True),
+    "teninonesr": lambda scale: TenInOneSR(
+        channels=8, attention_channels=4, blocks=2, scale=scale, conv=partial(TenInOneConv, gains=(1, 2))
+    ),
+    "fsanet": lambda scale: FSANet(
+        channels=8, attention_channels=3, blocks=2, kernel_sizes=(1, 3), scale=scale, training_form=True
+    ),
+    "sfnet": lambda scale: SFNet(channels=8, blocks=2, experts=2, scale=scale, conv=Conv3XC),
 }
+
+PASSES = {"arrlfn": 2}
+"""Networks that are run more than once: the whole scale is so many times the scale of one pass."""
 
 FORMS: list[tuple[str, Form, Make]] = [
     *((name, "deploy", make) for name, make in DEPLOY.items()),
@@ -125,18 +172,19 @@ def test_other_widths_scales_and_forms_are_read_from_shapes(name: str, form: For
     network = load_network(checkpoint_of(module))
 
     assert network.name == name
-    assert (network.scale, network.form) == (scale, form)
+    whole_scale = scale ** PASSES.get(name, 1)
+    assert (network.scale, network.form) == (whole_scale, form)
     assert shapes_of(network.module) == shapes_of(module)
     height, width = max(7, network.min_size + 2), max(5, network.min_size)
     images = torch.rand(2, 3, height, width)
     with torch.inference_mode():
         upscaled = network.module(images)
         assert torch.equal(upscaled, module(images))
-    assert upscaled.shape == (2, 3, scale * height, scale * width)
+    assert upscaled.shape == (2, 3, whole_scale * height, whole_scale * width)
     assert upscaled.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["span", "pkdsr", "iesrnet"])
+@pytest.mark.parametrize("name", ["span", "pkdsr", "iesrnet", "sfnet"])
 def test_stale_deploy_weights_beside_training_ones_are_ignored(name: str) -> None:
     module = TRAINING[name](2).eval()
     stale = {
@@ -169,6 +217,17 @@ def test_span_without_normalisation_says_so_by_a_key() -> None:
     assert torch.equal(network.module(images), module(images))
 
 
+def test_what_original_checkpoints_hold_besides_is_ignored() -> None:
+    besides = {
+        "arrlfn": "blocks.0.RRRBs.0.fuse_ones",
+        "eecnet": "blocks.0.eec1.rep_conv.weight",
+        "teninonesr": "conv_2.eval_conv.weight",
+    }
+    for name, key in besides.items():
+        assert load_network(checkpoint_of(TRAINING[name](2), **{key: torch.ones(8)})).form == "training"
+    assert load_network(checkpoint_of(DEPLOY["fean"](2), **{"eswrb2.theta": torch.ones(8)})).name == "fean"
+
+
 def test_img_range_can_be_set_where_shapes_do_not_tell_it() -> None:
     module = SPAN(channels=8, img_range=1.0)
 
@@ -176,6 +235,13 @@ def test_img_range_can_be_set_where_shapes_do_not_tell_it() -> None:
 
     images = torch.rand(1, 3, 7, 5)
     assert torch.equal(network.module(images), module(images))
+
+
+def test_of_several_state_dicts_the_one_that_the_authors_use_is_taken() -> None:
+    used, other = (DEPLOY["fsanet"](2).state_dict() for _ in range(2))
+    averaged = Checkpoint(Path("w.pth"), "", other, ("params_ema",), others={"params": used})
+
+    assert torch.equal(load_network(averaged).module.state_dict()["c1.weight"], used["c1.weight"])
 
 
 def test_a_setting_that_a_network_does_not_have_is_named() -> None:
@@ -199,7 +265,7 @@ def test_a_class_may_hold_everything_under_a_wrapper_s_name() -> None:
 
 def test_forward_leaves_the_weights_alone() -> None:
     for make in (*DEPLOY.values(), *TRAINING.values()):
-        module = make(2)
+        module = make(2).eval()
         before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
         module(torch.rand(1, 3, 15, 15))
         assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())

@@ -11,69 +11,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import ESA, ESA_MIN_SIZE, bias_padded, shuffle_tail
+from espan_deploy.networks.blocks import ESA_MIN_SIZE, DeepESA, shuffle_tail
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
-
-SOBEL_X = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))
-SOBEL_Y = ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0))
-LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
-EDGES = {"conv1x1_sbx": SOBEL_X, "conv1x1_sby": SOBEL_Y, "conv1x1_lpl": LAPLACIAN}
-"""The edge branches of a block, by their keys."""
+from espan_deploy.networks.rlfn.blocks import EDBB
 
 UNUSED_BRANCH = ".conv1x1_3x3."
-
-Filter = tuple[tuple[float, float, float], ...]
-
-
-class EdgeBranch(nn.Module):
-    """A 1x1 convolution, then one fixed 3x3 filter per channel, scaled by a learnt factor (ECBSR, ACM MM 2021).
-
-    Keys: ``k0, b0`` (1x1), ``scale``, ``bias`` and ``mask``, the filter.
-    """
-
-    mask: Tensor
-
-    def __init__(self, channels: int, edge_filter: Filter) -> None:
-        super().__init__()
-        pointwise = nn.Conv2d(channels, channels, 1)
-        assert pointwise.bias is not None
-        self.k0, self.b0 = pointwise.weight, pointwise.bias
-        self.scale = nn.Parameter(torch.randn(channels, 1, 1, 1) * 1e-3)
-        self.bias = nn.Parameter(torch.randn(channels) * 1e-3)
-        self.register_buffer("mask", torch.tensor(edge_filter).repeat(channels, 1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        padded = bias_padded(x, self.k0, self.b0)
-        return F.conv2d(padded, self.scale * self.mask, self.bias, groups=self.bias.shape[0])
-
-
-class EDBB(nn.Module):
-    """Edge-enhanced diverse branch block, in either form, and its PReLU."""
-
-    deploy_key = "rep_conv"
-
-    def __init__(self, channels: int, *, training_form: bool) -> None:
-        super().__init__()
-        self.rep_conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.branches = ("conv1x1", *EDGES) if training_form else ()
-        if training_form:
-            self.conv1x1 = nn.Conv2d(channels, channels, 1)
-            for name, edge_filter in EDGES.items():
-                self.add_module(name, EdgeBranch(channels, edge_filter))
-        self.act = nn.PReLU(channels)
-
-    def linear(self, x: Tensor) -> Tensor:
-        """The sum of the branches."""
-        out: Tensor = self.rep_conv(x)
-        for name in self.branches:
-            out = out + self.get_submodule(name)(x)
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        activated: Tensor = self.act(self.linear(x))
-        return activated
 
 
 class PointwiseConv(nn.Module):
@@ -89,30 +32,16 @@ class PointwiseConv(nn.Module):
         return out
 
 
-class DeepESA(ESA):
-    """ESA with three convolutions on the pooled image instead of one."""
-
-    def __init__(self, channels: int) -> None:
-        mid = channels // 4
-        super().__init__(channels, mid, nn.Conv2d(mid, mid, 3, padding=1), skip_conv=True)
-        self.conv_max = nn.Conv2d(mid, mid, 3, padding=1)
-        self.conv3_ = nn.Conv2d(mid, mid, 3, padding=1)
-
-    def refine(self, pooled: Tensor) -> Tensor:
-        out: Tensor = self.conv3_(F.relu(self.conv3(F.relu(self.conv_max(pooled)))))
-        return out
-
-
 class Cell(nn.Module):
     """Three convolutions in a row; a 1x1 distils the input and each of them; joined, attended to, residual."""
 
     def __init__(self, channels: int, *, training_form: bool) -> None:
         super().__init__()
         self.conv1 = PointwiseConv(channels)
-        self.conv2 = EDBB(channels, training_form=training_form)
-        self.conv3 = EDBB(channels, training_form=training_form)
+        self.conv2 = EDBB(channels, channels, training_form=training_form)
+        self.conv3 = EDBB(channels, channels, training_form=training_form)
         self.fuse = nn.Conv2d(2 * channels, channels, 1)
-        self.att = DeepESA(channels)
+        self.att = DeepESA(channels, channels // 4)
         self.branch = nn.ModuleList(nn.Conv2d(channels, channels // 2, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,35 +6,33 @@ There is one form: nothing in it is re-parameterised.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import shuffle_tail, symmetric_attention
+from espan_deploy.networks.blocks import same_conv, shuffle_tail, symmetric_attention
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
+from espan_deploy.networks.rlfn.blocks import RFDB
 
 NEGATIVE_SLOPE = 0.05
-DISTILLATIONS = 3
 
 
-class RFDB(nn.Module):
-    """Three times a 1x1 distils some channels while a residual 3x3 carries on; all are joined, then attended to."""
+class SymmetricRFDB(RFDB):
+    """Plain 3x3 convolutions and SPAN's attention."""
 
     def __init__(self, channels: int, distilled: int) -> None:
-        super().__init__()
-        for i in range(1, DISTILLATIONS + 1):
-            self.add_module(f"c{i}_d", nn.Conv2d(channels, distilled, 1))
-            self.add_module(f"c{i}_r", nn.Conv2d(channels, channels, 3, padding=1))
-        self.c4 = nn.Conv2d(channels, distilled, 3, padding=1)
-        self.c5 = nn.Conv2d((DISTILLATIONS + 1) * distilled, channels, 1)
+        super().__init__(
+            channels,
+            distilled,
+            conv=lambda _stage, width: same_conv(width, width),
+            last=same_conv(channels, distilled),
+            activation=partial(F.leaky_relu, negative_slope=NEGATIVE_SLOPE),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        rest, kept = x, []
-        for i in range(1, DISTILLATIONS + 1):
-            kept.append(F.leaky_relu(self.get_submodule(f"c{i}_d")(rest), NEGATIVE_SLOPE))
-            rest = F.leaky_relu(self.get_submodule(f"c{i}_r")(rest) + rest, NEGATIVE_SLOPE)
-        kept.append(F.leaky_relu(self.c4(rest), NEGATIVE_SLOPE))
-        return symmetric_attention(self.c5(torch.cat(kept, 1)), x)
+        return symmetric_attention(self.joined(x), x)
 
 
 class RFDNSPAN(nn.Module):
@@ -45,7 +43,7 @@ class RFDNSPAN(nn.Module):
         self.blocks = blocks
         self.fea_conv = nn.Conv2d(3, channels, 3, padding=1)
         for i in range(blocks):
-            self.add_module(f"B{i + 1}", RFDB(channels, distilled))
+            self.add_module(f"B{i + 1}", SymmetricRFDB(channels, distilled))
         self.c = nn.Sequential(nn.Conv2d(blocks * channels, channels, 1), nn.LeakyReLU(NEGATIVE_SLOPE))
         self.LR_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.upsampler = shuffle_tail(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), scale)

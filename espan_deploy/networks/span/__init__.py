@@ -9,7 +9,7 @@ from espan_deploy.networks.entry import NetworkEntry, Published, Shapes, conv_sh
 
 _SPAN = every(
     has_keys("conv_1.", "block_1.c1_r.", "block_2.c3_r.", "conv_cat.weight", "conv_2.", "upsampler.0.weight"),
-    lacks_keys("conv_1.weight", "block_1.esa."),
+    lacks_keys("conv_1.weight", "block_1.esa.", "block_1.gct1.", "freblock_1."),
 )
 _SPANF = has_keys("conv_near.weight", "block_1.c1_r.", "block_2.c3_r.", "conv_cat.weight", "conv_2.")
 
@@ -146,5 +146,37 @@ ENTRIES: tuple[NetworkEntry, ...] = (
         module="espan_deploy.networks.span.nanosr",
         detect=has_keys("conv_1.", "block_1.feature_extractor.", "block_1.pixel_attention.", "conv_cat.weight"),
         published=(Published("NTIRE 2025", "NanoSR", 26.97, 27.08, 17.115, 0.551, 36.02),),
+    ),
+    NetworkEntry(
+        name="tdesr",
+        title="TDESR",
+        source="NTIRE 2025 efficient SR report, section 4.17, team LZ",
+        module="espan_deploy.networks.span.tdesr",
+        detect=has_keys("head.weight", "body.0.td_1.0.weight", "body.0.td_3.1.weight", "fuse.weight", "tail.0.weight"),
+        published=(Published("NTIRE 2025", "LZ", 26.90, 27.01, 16.215, 0.252, 16.42),),
+    ),
+    NetworkEntry(
+        name="teninonesr",
+        title="TenInOneSR",
+        source="NTIRE 2025 efficient SR report, section 4.19, team TACO_SR",
+        module="espan_deploy.networks.span.teninone",
+        detect=has_keys("conv_1.", "blocks.0.c1_r.", "blocks.0.attn.body.0.weight", "conv_cat.weight", "tail."),
+        published=(Published("NTIRE 2025", "TACO_SR", 26.94, 27.05, 16.740, 0.342, 20.03),),
+    ),
+    NetworkEntry(
+        name="ecas",
+        title="ECAS",
+        source="NTIRE 2025 efficient SR report, section 4.20, team AIOT_AI",
+        module="espan_deploy.networks.span.ecas",
+        detect=has_keys("conv_1.eval_conv.weight", "block_1.gct1.alpha", "conv_cat.weight", "conv.weight"),
+        published=(Published("NTIRE 2025", "AIOT_AI", 26.90, 27.00, 18.997, 0.301, 19.56),),
+    ),
+    NetworkEntry(
+        name="glorenet",
+        title="GLoReNet",
+        source="NTIRE 2025 efficient SR report, section 4.18, team Z6",
+        module="espan_deploy.networks.span.glorenet",
+        detect=has_keys("head.conv3x3.weight", "backbone_span.0.0.c1_r.", "backbone_esa.0.2.conv1.weight"),
+        published=(Published("NTIRE 2025", "Z6", 26.90, 26.99, 18.273, 0.303, 18.70),),
     ),
 )
