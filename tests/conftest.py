@@ -18,9 +18,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-gpu", action="store_true", help="fail, not skip, the tests marked gpu when none is here"
     )
+    parser.addoption("--every", action="store_true", help="run the tests marked every too: all networks, not a sample")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--every"):
+        left_out = [item for item in items if item.get_closest_marker("every")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("every")]
     if not BESIDE.is_dir():
         skip = pytest.mark.skip(reason=f"the checkpoints and images are not at {BESIDE.name}/ beside the project")
         for item in items:
