@@ -266,15 +266,15 @@ def progress(upscaling: Upscaling) -> Iterator[Callable[[], None]]:
         report, finished = upscaling.report, upscaling.finished
         if report is not None and finished > bar.pos:
             seconds = time.perf_counter() - upscaling.started - report.startup_seconds
-            bar.update(finished - bar.pos, progress_text(finished, seconds, report))
+            bar.update(
+                finished - bar.pos, progress_text(finished, seconds, upscaling.progress(), report.count("failed"))
+            )
 
     with bar:
         yield show
 
 
-def progress_text(finished: int, seconds: float, report: Report) -> str:
-    """What stands behind the bar."""
-    parts = [f"{finished / seconds:.1f} images/s"] if seconds > 0 else []
-    parts += [f"{report.output_megapixels:,.0f} megapixels"] if report.output_megapixels else []
-    parts += [f"{report.count('failed')} failed"] if report.count("failed") else []
-    return ", ".join(parts)
+def progress_text(finished: int, seconds: float, done: str, failed: int) -> str:
+    """What stands behind the bar: frames of films are images too."""
+    parts = [f"{finished / seconds:.1f} images/s" if seconds > 0 else "", done, f"{failed} failed" if failed else ""]
+    return ", ".join(filter(None, parts))

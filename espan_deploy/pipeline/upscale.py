@@ -93,6 +93,11 @@ class Upscaling:
         """Jobs with an outcome."""
         return self._run.finished if self._run is not None else 0
 
+    def progress(self) -> str:
+        """How far it is, besides the count."""
+        megapixels = self.report.output_megapixels if self.report is not None else 0
+        return f"{megapixels:,.0f} megapixels" if megapixels else ""
+
     def stop(self) -> None:
         """Finish what is in flight and start nothing more."""
         self._stopped = True

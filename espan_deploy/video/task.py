@@ -87,7 +87,7 @@ class FilmTask:
 
     def __init__(self, film: Film, writer: Writer, report: FilmReport, *, room: int, threads: int) -> None:
         self.film, self.writer, self.report = film, writer, report
-        self.written = 0
+        self.written = self.repeats = 0
         self._threads = threads
         self._reel: Reel[Result] = Reel(room)
         self._lock = threading.Lock()
@@ -110,6 +110,7 @@ class FilmTask:
             for count, frame in enumerate(self._timed(reader), 1):
                 self._reel.wait_for_room(count - 1)
                 if frame.pixels is None:
+                    self.repeats += 1
                     self._reel.put(count - 1, Result(frame, None))
                 else:
                     yield self._job(count - 1, frame)

@@ -85,6 +85,7 @@ class FilmUpscaling(Upscaling):
         self.tasks: list[FilmTask] = []
         self._waiting: list[Entry] = []
         self._rows: list[FilmReport] = []
+        self._facts: dict[str, Film] = {}
         super().__init__(source, output, model, settings)
 
     def _open_stores(self, source: str | Path, output: str | Path) -> tuple[Source, Destination]:
@@ -145,7 +146,9 @@ class FilmUpscaling(Upscaling):
             raise InputError("films are read from folders of this machine", hint="copy it here first")
         from espan_deploy.video.film import read_film
 
-        return read_film(self.source.root / name)
+        if name not in self._facts:
+            self._facts[name] = read_film(self.source.root / name)
+        return self._facts[name]
 
     def _piped(self, film: Film, row: FilmReport) -> Writer:
         from espan_deploy.video.codecs import Encoding
@@ -243,20 +246,13 @@ class FilmUpscaling(Upscaling):
         for row in (*self._rows, *map(_row, self._waiting)):
             report.add(0, row)
 
-    @property
-    def expected(self) -> int | None:
-        """A film's frames are jobs, and only its end tells how many."""
-        return None if any(is_film(entry.name) for entry in self.source.entries()) else super().expected
-
     def _workload(self) -> Workload | None:
         """The largest of the first films, if there are any: their frames are most of the work."""
         pictures = super()._workload()
         if self.films.preview:
             return pictures
-        films = []
-        for entry in islice((each for each in self.source.entries() if is_film(each.name)), SAMPLED):
-            with suppress(EspanDeployError, OSError):
-                films.append(self._film(entry.name))
+        names = (entry.name for entry in self.source.entries() if is_film(entry.name))
+        films = self._readable(islice(names, SAMPLED))
         loads = [Workload(self._frames(film) * film.height * film.width, film.height, film.width) for film in films]
         return max([*loads, *([pictures] if pictures else [])], key=lambda load: load.pixels, default=None)
 
@@ -267,6 +263,33 @@ class FilmUpscaling(Upscaling):
             return film.expected_frames
         stretch = min(duration, duration if end is None else end) - start
         return max(0, int(film.expected_frames * stretch / duration))
+
+    @property
+    def expected(self) -> int | None:
+        """Pictures and frames; None where a film does not say how many it has."""
+        pictures, names = super().expected, [entry.name for entry in self.source.entries() if is_film(entry.name)]
+        frames = [1 if self.films.preview else self._frames(film) for film in self._readable(names)]
+        return None if pictures is None or not all(frames) else pictures - len(names) + sum(frames)
+
+    @property
+    def finished(self) -> int:
+        """Pictures and frames with an outcome."""
+        return super().finished + sum(task.repeats for task in self.tasks)
+
+    def progress(self) -> str:
+        """How far it is, besides the count: the film at work, its frames and bytes so far."""
+        if not self.tasks:
+            return super().progress()
+        task = self.tasks[-1]
+        return f"{task.report.output}: {task.written} frames, {task.writer.size / 1e6:.1f} MB"
+
+    def _readable(self, names: Iterable[str]) -> list[Film]:
+        """Those that can be opened; the others will be failures of their own."""
+        films = []
+        for name in names:
+            with suppress(EspanDeployError, OSError):
+                films.append(self._film(name))
+        return films
 
     def _at_once(self) -> int | None:
         at_once = super()._at_once()
