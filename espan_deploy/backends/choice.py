@@ -24,7 +24,7 @@ from espan_deploy.backends.candidates import (
 from espan_deploy.backends.kept import Finding, WallClock, keep, recall
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.precision import choose_precision
-from espan_deploy.backends.ranking import PIXELS_PER_CALL, TIE, Ranking, Row, Table
+from espan_deploy.backends.ranking import PIXELS_PER_CALL, Ranking, Row, Table
 from espan_deploy.timing import Clock
 
 VERSION = 1
@@ -240,11 +240,9 @@ def _short(row: Row, best: Row) -> str:
 
 
 def _lanes(table: Table, best: Row, usual: int) -> int:
-    """As many as there are threads, unless another split was measured to be faster."""
-    timed = {row.lanes: row.ms for row in table.rows if row.engine == best.engine and row.eligible and row.ms}
-    if usual not in timed or timed[usual] * (1 - TIE) <= min(timed.values()):
-        return usual
-    return min(timed, key=lambda lanes: timed[lanes])
+    """As measured; as many as there are threads where only one split of the cores had its turn."""
+    timed = {row.lanes for row in table.rows if row.engine == best.engine and row.eligible}
+    return best.lanes if len(timed) > 1 else usual
 
 
 def _budget_s(workload: Workload, ms: float) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from espan_deploy.cli.export import SizeType
 from espan_deploy.cli.main import INTERRUPTED, json_option
@@ -34,6 +35,7 @@ Examples:
   espan-deploy bench --model espan.onnx --engine all --size 256x256 --size 510x339 --batch 1 --batch 4
   espan-deploy bench --model espan.onnx --model other.onnx --pairs Set5/LR Set5/HR --html report.html
   espan-deploy bench --model espan.pth --against torch --ntire 2025 --json-file report.json
+  espan-deploy bench --model espan.onnx --choose
 """,
 )
 @click.option(
@@ -60,6 +62,10 @@ Examples:
     help="An ONNX model's checkpoint, for --against torch; may be repeated.",
 )  # fmt: skip
 @click.option("--ntire", type=click.Choice(["2025", "2026"]), help="Show the challenge's table with this run in it.")
+@click.option(
+    "--choose", is_flag=True,
+    help="Time every engine, precision and split of the cores that upscale may choose from on this CPU, and keep it.",
+)  # fmt: skip
 @click.option("--layers", is_flag=True, help="Show every layer's limit, and its time where the engine tells.")
 @click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="Rounds per size and batch.")
 @click.option(
@@ -92,6 +98,9 @@ def command(
     for target in (json_file, html):
         if target is not None and not target.absolute().parent.is_dir():
             raise InputError(f"there is no folder {target.absolute().parent} to write {target.name} to")
+    if options["choose"]:
+        _choose(ctx, options, as_json=as_json)
+        return
     with _talk(quiet=as_json) as progress:
         suite = _run(options, progress, show=SHOWN if html else 0)
     document = suite.document
@@ -105,6 +114,21 @@ def command(
         click.echo(render(document, layers=options["layers"]))
     if document["interrupted"]:
         ctx.exit(INTERRUPTED)
+
+
+def _choose(ctx: click.Context, options: dict[str, Any], *, as_json: bool) -> None:
+    from espan_deploy.backends.model import read_model
+    from espan_deploy.bench.choices import measure_choices, render_choices
+    from espan_deploy.models import default_model
+
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    others = sorted(given - {"choose", "models", "sizes", "threads", "as_json"})
+    if others:
+        raise click.UsageError(f"--choose times what upscale may choose from; it takes no {', '.join(others)}")
+    models = [read_model(path) for path in options["models"] or [default_model()]]
+    with _talk(quiet=as_json) as progress:
+        document = measure_choices(models, options["sizes"], options["threads"], progress=progress)
+    click.echo(json.dumps(document) if as_json else render_choices(document))
 
 
 def _run(options: dict[str, Any], progress: Callable[[str], None], *, show: int) -> Suite:

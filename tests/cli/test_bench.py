@@ -218,3 +218,37 @@ class TestWhatIsRefused:
         message = self.refused(1, "--model", model, "--engine", "onnxruntime", "--size", "2x2")
         assert "does not take 2x2" in message
         assert "larger --size" in message
+
+
+class TestChoose:
+    def run(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> Any:
+        monkeypatch.setenv("ESPAN_DEPLOY_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("espan_deploy.backends.choice.THOROUGH_SECONDS", 0.2)
+        model = save_synthetic(tmp_path / "tiny.onnx")
+        return CliRunner().invoke(main, ["bench", "--choose", "--model", str(model), "--threads", "2", *arguments])
+
+    def test_the_whole_table_and_the_verdict(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        result = self.run(monkeypatch, tmp_path, "--size", "60x50")
+        assert result.exit_code == 0, result.output
+        assert "tiny.onnx, images of 64x64" in result.stdout
+        for engine in ("openvino fp32", "onnxruntime fp32"):
+            assert result.stdout.count(engine) == 2  # one at once, and two
+        assert result.stdout.count("taken") == 1
+        assert "kept for `upscale`" in result.stdout
+
+    def test_upscale_takes_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        chosen = json.loads(self.run(monkeypatch, tmp_path, "--size", "200x200", "--json").stdout)["choices"][0]
+        (tmp_path / "in").mkdir()
+        Image.fromarray(np.zeros((200, 200, 3), np.uint8)).save(tmp_path / "in" / "a.png")
+        folders = [str(tmp_path / "in"), str(tmp_path / "out")]
+        model = ["--model", str(tmp_path / "tiny.onnx"), "--threads", "2"]
+        result = CliRunner().invoke(main, ["upscale", *folders, *model, "--json"])
+        engine = json.loads(result.stdout)["engine"]
+        assert f"{engine['backend']} {engine['precision']}" == chosen["best"]["engine"]
+        assert engine["choice"]["basis"] == "known"
+        assert "measured on this machine on" in engine["chosen_because"]
+
+    def test_options_that_would_do_nothing_are_refused(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        result = self.run(monkeypatch, tmp_path, "--runs", "3")
+        assert result.exit_code == 2
+        assert "it takes no runs" in result.stderr
