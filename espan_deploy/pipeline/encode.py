@@ -96,6 +96,12 @@ class FileSink(ABC):
         self.exif = exif_block.resized(picture.exif, width, height, scale)
         self.dpi = None if picture.dpi is None else (picture.dpi[0] * scale, picture.dpi[1] * scale)
 
+    def _require_readable_exif(self) -> None:
+        """Leave out what the format would have to take apart and cannot."""
+        if self.exif and not exif_block.is_readable(self.exif):
+            self.exif = b""
+            self.picture.notes.append("its EXIF is damaged and was left out")
+
     def prepare(self, color: Pixels, alpha: Pixels | None) -> Iterable[Any]:
         """One band in parts, in the file's own channels and depth."""
         if color.dtype != np.uint8 and not self.deep:
@@ -268,6 +274,7 @@ class TiffSink(FileSink):
     def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int, *, deep: bool) -> None:
         super().__init__(file, picture, height, width, scale)
         self.deep = deep
+        self._require_readable_exif()
         self.writer = tiff.Writer(file, width, height, picture.channels, 16 if deep else 8)
         row_bytes = width * picture.channels * (2 if deep else 1)
         self.strips = Strips(max(1, TIFF_STRIP_BYTES // row_bytes), height)
@@ -300,6 +307,8 @@ class PillowSink(FileSink):
         self.format, self.settings = file_format, settings
         self.canvas: Image.Image | None = None
         self.top = 0
+        if file_format.name == "avif":
+            self._require_readable_exif()
 
     def parts(self, pixels: Pixels) -> Iterable[Pixels]:
         """The band in slices, for Pillow takes a third more memory for it; an image that is whole as it is."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+from PIL import ExifTags, Image
+
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, EXIF_IFD = 0x0112, 0x011A, 0x011B, 0x8769
 EXIF_WIDTH, EXIF_HEIGHT = 0xA002, 0xA003
 SHORT, LONG, RATIONAL = 3, 4, 5
@@ -19,6 +21,18 @@ def reset_orientation(exif: bytes) -> bytes:
 def resized(exif: bytes, width: int, height: int, scale: int) -> bytes:
     """The block with the new size in pixels, and its resolution times ``scale``."""
     return _edit(exif, {EXIF_WIDTH: width, EXIF_HEIGHT: height}, scale)
+
+
+def is_readable(exif: bytes) -> bool:
+    """Whether the block can be taken apart; what cannot may still be copied."""
+    block = Image.Exif()
+    try:
+        block.load(exif)
+        for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            block.get_ifd(directory)
+    except Exception:  # damaged blocks make Pillow raise nearly anything
+        return False
+    return True
 
 
 def without_prefix(exif: bytes) -> bytes:

@@ -289,6 +289,17 @@ class TestWriting:
             if format_name in ("png", "jpeg", "tiff"):
                 assert result.info["dpi"] == pytest.approx((288, 288), abs=0.5)
 
+    @pytest.mark.parametrize("format_name", ["png", "jpeg", "webp", "avif", "tiff"])
+    @pytest.mark.parametrize(
+        "exif",
+        [b"garbage that is no TIFF", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + b"\x69\x87" * 99],
+    )
+    @pytest.mark.filterwarnings("ignore")
+    def test_a_damaged_exif_block_does_not_cost_the_picture(self, format_name: str, exif: bytes) -> None:
+        source = saved(Image.fromarray(gradient()), "JPEG", exif=b"Exif\0\0" + exif)
+        with Image.open(io.BytesIO(written(decode(source), format_name))) as result:
+            assert result.size == (80, 48)
+
     def test_a_tiffs_photograph_tags_survive_and_its_layout_does_not(self) -> None:
         exif = Image.Exif()
         exif[ExifTags.Base.Artist] = "me"
