@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 CONVERTER = "openvino.tools.ovc"
 
@@ -13,6 +16,7 @@ def openvino_module() -> Any:
     if "openvino" in sys.modules or CONVERTER in sys.modules:
         import openvino
 
+        _find_numpy()
         return openvino
     # None makes importing it raise ImportError, and OpenVINO goes on without, as where it is not installed.
     sys.modules[CONVERTER] = None  # type: ignore[assignment]
@@ -27,4 +31,17 @@ def openvino_module() -> Any:
         return convert_model(*arguments, **options)
 
     openvino.convert_model = convert_model
+    _find_numpy()
     return openvino
+
+
+@cache
+def _find_numpy() -> None:
+    """Let OpenVINO find numpy now, in one thread.
+
+    It does on the first array, behind a lock that others wait for while they hold the interpreter, and its owner waits
+    for the interpreter: two threads that came first together would wait for ever.
+    """
+    import openvino
+
+    _ = openvino.op.Constant(np.zeros(1, np.float32)).data
