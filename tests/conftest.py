@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import servers
 from hypothesis import settings
 
 # A busy machine must not fail a test of what is right.
@@ -52,3 +54,17 @@ def shared() -> Path:
 def espan_checkpoint(shared: Path) -> Path:
     """The entrants' own ESPAN, deploy form."""
     return shared / "checkpoints" / "2025" / "team36_espan.pth"
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """An object store that checks signatures."""
+    with servers.rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[servers.Server]:
+    """An object store in memory that knows most of S3's answers."""
+    with servers.moto() as server:
+        yield server

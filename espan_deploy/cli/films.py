@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 PIPE = "-"
-"""As OUTPUT_DIR: standard output."""
+"""As OUTPUT: standard output."""
 
 
 class Moment(click.ParamType[float]):

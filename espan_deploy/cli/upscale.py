@@ -77,10 +77,11 @@ Examples:
   espan-deploy upscale photos/ upscaled/ --precision fp32 --report report.json
   espan-deploy upscale film.mkv upscaled/ --video-codec h265 --crf 18
   espan-deploy upscale film.mkv - | mpv -
+  espan-deploy upscale s3://photos/in s3://photos/out
 """,
 )
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.argument("output", metavar="OUTPUT_DIR", type=click.Path(path_type=Path))
+@click.argument("source", metavar="INPUT", type=click.Path())
+@click.argument("output", metavar="OUTPUT", type=click.Path())
 @click.option("--model", type=click.Path(path_type=Path), help="ONNX file; the package's own if left out.")
 @click.option("--engine", default="auto", show_default=True, help="auto: the fastest as measured; or a backend's.")
 @click.option(
@@ -124,8 +125,8 @@ def command(
     ctx: click.Context,
     /,
     *,
-    source: Path,
-    output: Path,
+    source: str,
+    output: str,
     model: Path | None,
     report_path: Path | None,
     format_name: str,
@@ -134,12 +135,12 @@ def command(
     films: dict[str, Any],
     **options: Any,
 ) -> None:
-    """Upscale every image and film of a folder, or one of them, into OUTPUT_DIR.
+    """Upscale every image and film of a folder, or one of them, into the folder OUTPUT.
 
     Folders keep their structure; what is there already, made from the same input, model and settings, is skipped.
     A file that cannot be read is reported and the rest goes on (exit code 4). Ctrl-C finishes the images in
-    flight; the same command then finishes the job. Films need the extra `video`; with - as OUTPUT_DIR, one film's
-    frames go to standard output, uncompressed.
+    flight; the same command then finishes the job. Films need the extra `video`; with - as OUTPUT, one film's
+    frames go to standard output, uncompressed. Either end may be a bucket (s3://, gs://, az://; extra `cloud`).
 
     \b
     espan-deploy upscale photos/ upscaled/
@@ -153,7 +154,7 @@ def command(
 
     batch = options.pop("batch")
     settings = UpscaleSettings(format=format_name, batch=None if batch == "auto" else batch, **options)
-    pipe = sys.stdout.buffer if str(output) == PIPE else None
+    pipe = sys.stdout.buffer if output == PIPE else None
     if pipe is not None and as_json:
         raise click.UsageError("standard output cannot hold a film and --json; use --report FILE")
     chosen = model if model is not None else default_model()
@@ -162,9 +163,12 @@ def command(
         report = upscaling.plan()
         emit(report, as_json=as_json, listed=True)
     else:
-        _talk(upscaling)
+        if upscaling.total is not None:
+            _talk(upscaling)
         with stopping(upscaling), progress(upscaling) as show:
             report = upscaling.run(show)
+        if upscaling.total is None:  # only now all is listed
+            _talk(upscaling)
         emit(report, as_json=as_json, talk=pipe is not None)
     if report_path is not None:
         write_report(report_path, report)
@@ -172,10 +176,11 @@ def command(
 
 
 def exit_code(report: Report) -> int:
-    """0, 4 where files failed, 130 where the user stopped it."""
+    """0, 4 where files failed or it had to stop, 130 where the user stopped it."""
     if report.interrupted:
         return INTERRUPTED
-    return PartialFailureError.exit_code if report.count("failed") or report.count("damaged") else 0
+    bad = report.count("failed") or report.count("damaged") or report.stopped_because
+    return PartialFailureError.exit_code if bad else 0
 
 
 def _talk(upscaling: Upscaling) -> None:

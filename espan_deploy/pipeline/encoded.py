@@ -55,11 +55,13 @@ class FileInput:
         if self._data is None:
             if self._entry.size is not None:
                 check_size(self._entry.size)
-            self._data = self._source.read(self._entry.name)
+            self._data = self._source.read(self._entry)
         return self._data
 
     def sha256(self) -> str:
-        """Of the file."""
+        """Of the file, or its version where the store knows it: then nothing is read for what is done already."""
+        if self._entry.version:
+            return self._entry.version
         return hashlib.sha256(self._read()).hexdigest()
 
     def size(self) -> tuple[int, int]:

@@ -33,7 +33,7 @@ LEAST_SHARE = 0.25
 STOPPING_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the disk became read-only",
+    errno.EROFS: "the destination became read-only",
 }
 """What makes every further file fail as well."""
 
@@ -56,7 +56,8 @@ class RunSettings:
 class Run:
     """Upscales jobs as they come, from a list or from an iterator that never ends.
 
-    jobs: asked for the next one by one thread at a time, when a decoder is free; it may wait.
+    jobs: asked for the next one by one thread at a time, when a decoder is free; it may wait. Where it raises an
+    EspanDeployError, those in flight are finished and ``stopped_because`` says why.
     runners: one for each inference thread; fallback: FP32, for what they cannot do.
     ``execute`` returns when every job has its outcome; ``stop`` lets those in flight finish and starts no more.
     """
@@ -123,8 +124,7 @@ class Run:
 
     def _decode_loop(self) -> None:
         while not self._stopping.is_set():
-            with self._taking:
-                job = next(self._jobs, None)
+            job = self._next()
             if job is None:
                 return
             report = FileReport(display(job.input.name), display(job.output.name), "not started")
@@ -141,6 +141,16 @@ class Run:
             for region in work.regions:
                 if not work.failed:
                     self._regions.put(region)
+
+    def _next(self) -> Job | None:
+        """The next job; None where there is none any more, or none can be had."""
+        with self._taking:
+            try:
+                return next(self._jobs, None)
+            except EspanDeployError as exc:
+                self.stopped_because = exc.message
+                self._stopping.set()
+                return None
 
     def _begin(self, job: Job, report: FileReport) -> Work | None:
         """Read and decode; None where the output is there already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from espan_deploy.pipeline.encoded import FileSettings, digest, file_jobs
 from espan_deploy.pipeline.engine import EngineSettings, OpenEngine
 from espan_deploy.pipeline.jobs import Job
 from espan_deploy.pipeline.report import FileReport, Report
-from espan_deploy.pipeline.run import Run
+from espan_deploy.pipeline.run import Run, RunSettings
 from espan_deploy.stores import Destination, Endings, Entry, Source, open_stores
 
 PIPELINE_VERSION = 2
@@ -140,7 +140,7 @@ class Upscaling:
                 jobs,
                 runners=engine.runners,
                 fallback=engine.fallback,
-                settings=engine.run_settings(),
+                settings=self._run_settings(engine),
                 on_end=partial(self._take, report),
             )
             if self._stopped:
@@ -162,6 +162,15 @@ class Upscaling:
         if self.total is not None:
             for job in jobs:
                 report.add(job.number, _row(job))
+
+    def _run_settings(self, engine: OpenEngine) -> RunSettings:
+        """With as many threads as transfers at once."""
+        settings, looking_up = engine.run_settings(), self.destination.transfers
+        return replace(
+            settings,
+            decoders=max(settings.decoders, self.source.transfers, looking_up),
+            encoders=max(settings.encoders, self.destination.transfers),
+        )
 
     def _at_once(self) -> int | None:
         """Images, or the tiles of the only one."""
@@ -234,10 +243,11 @@ def _row(job: Job) -> FileReport:
 
 
 def _require_files(source: Source, endings: Endings) -> None:
-    left_out = source.left_out
-    if source.total == 0 and not left_out.broken:
-        others = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in left_out.ignored.most_common(5))
-        raise InputError(
-            f"there are no images in {source.location}" + (f" (other files: {others})" if others else ""),
-            hint=f"they end in {' '.join(sorted(endings))}",
-        )
+    if next(source.entries(), None) is not None or source.left_out.broken:
+        return
+    ignored = source.left_out.ignored.most_common(5)
+    others = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in ignored)
+    raise InputError(
+        f"there are no images in {source.location}" + (f" (other files: {others})" if others else ""),
+        hint=f"they end in {' '.join(sorted(endings))}",
+    )

@@ -1,4 +1,4 @@
-"""Where files come from and where results go: two small protocols, and a row for each kind of place.
+"""Where files come from and where results go: two small protocols, and a module for each kind of place.
 
 A **source** lists names and reads bytes. A **destination** knows what is done, and takes results so that nobody ever
 sees half of one; what was made of what (its :class:`MadeFrom`) is its promise to keep, in whatever way suits it.
@@ -19,6 +19,9 @@ from espan_deploy.errors import InputError
 HIDDEN_PREFIX = ".espan-deploy"
 """Of our own files at a destination; no source lists them."""
 
+URL_SCHEMES = ("s3", "gs", "az")
+"""Of locations that are no folders."""
+
 MAX_FILE_BYTES = 1 << 31
 """A larger image file is no image that this machine could hold."""
 
@@ -28,10 +31,15 @@ Endings = frozenset[str]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a source: its name, relative to the source; its size in bytes, None where listing does not tell it."""
+    """A file of a source.
+
+    name: relative to the source. size: in bytes, None where listing does not tell it. version: SHA-256 of what the
+    store tells versions of its contents apart by; "" where only reading them does.
+    """
 
     name: str
     size: int | None = None
+    version: str = ""
 
 
 @dataclass
@@ -51,6 +59,7 @@ class Source(Protocol):
     """Files to read.
 
     location: as printed. total: how many there are, None where only listing them all would tell.
+    transfers: how many files it pays to read at once. left_out: as of the last listing.
     """
 
     @property
@@ -58,6 +67,9 @@ class Source(Protocol):
 
     @property
     def total(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def transfers(self) -> int: ...  # noqa: D102
 
     @property
     def left_out(self) -> LeftOut: ...  # noqa: D102
@@ -69,14 +81,14 @@ class Source(Protocol):
         """
         ...
 
-    def read(self, name: str) -> bytes:
-        """All bytes of a file. From any thread. Raises InputError or OSError."""
+    def read(self, entry: Entry) -> bytes:
+        """All bytes of a file, of the version listed. From any thread. Raises InputError or OSError."""
         ...
 
 
 @dataclass(frozen=True)
 class MadeFrom:
-    """What a result depends on: SHA-256 of the input's contents, and of the model and all settings."""
+    """What a result depends on: SHA-256 of the input's contents or version, and of the model and all settings."""
 
     input_sha256: str
     settings_sha256: str
@@ -118,11 +130,15 @@ class Part(Protocol):
 class Destination(Protocol):
     """Where results go. Use as a context manager; its methods may then be called from any thread.
 
-    location: as printed. Entering raises InputError where it cannot be written to.
+    location: as printed. transfers: how many results it pays to look up or publish at once.
+    Entering raises InputError where it cannot be written to.
     """
 
     @property
     def location(self) -> str: ...  # noqa: D102
+
+    @property
+    def transfers(self) -> int: ...  # noqa: D102
 
     def __enter__(self) -> Destination: ...
 
@@ -138,12 +154,41 @@ class Destination(Protocol):
 
 
 def open_stores(source: str | Path, destination: str | Path, endings: Endings) -> tuple[Source, Destination]:
-    """Both ends of a run. Raises InputError where there is no such source, or results would become inputs."""
-    from espan_deploy.stores.folder import FolderDestination, FolderSource, check_apart
+    """Both ends of a run: folders, or buckets as URLs (s3://, gs://, az://).
 
-    found, output = FolderSource(Path(source), endings), FolderDestination(Path(destination))
-    check_apart(found, output)
+    Raises InputError where there is no such source, or results would become inputs; BackendUnavailableError for a
+    bucket without what reaches it.
+    """
+    from espan_deploy.stores import bucket, folder
+
+    found: bucket.BucketSource | folder.FolderSource
+    if is_url(source):
+        found = bucket.BucketSource(str(source), endings)
+    else:
+        found = folder.FolderSource(Path(source), endings)
+    output: bucket.BucketDestination | folder.FolderDestination
+    if is_url(destination):
+        output = bucket.BucketDestination(str(destination))
+    else:
+        output = folder.FolderDestination(Path(destination))
+    if isinstance(found, folder.FolderSource) and isinstance(output, folder.FolderDestination):
+        folder.check_apart(found, output)
+    if isinstance(found, bucket.BucketSource) and isinstance(output, bucket.BucketDestination):
+        bucket.check_apart(found, output)
     return found, output
+
+
+def is_url(location: str | Path) -> bool:
+    """Whether a location is a bucket's. Raises InputError for URLs of any other kind."""
+    scheme, separator, _ = str(location).partition("://")
+    if not separator or not scheme.isalnum():
+        return False
+    if scheme not in URL_SCHEMES:
+        raise InputError(
+            f"{location}: nothing is known of {scheme}://",
+            hint=f"name a folder, or a bucket as {', '.join(f'{name}://' for name in URL_SCHEMES)}",
+        )
+    return True
 
 
 def check_size(size: int) -> None:

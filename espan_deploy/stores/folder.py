@@ -31,6 +31,8 @@ class FolderSource:
     Linked folders are followed once. Raises InputError where there is no such path, or the one file ends otherwise.
     """
 
+    transfers = 1
+
     def __init__(self, path: Path, endings: Endings) -> None:
         self.path, self.location, self.left_out = path, display(path), LeftOut()
         if path.is_dir():
@@ -55,9 +57,9 @@ class FolderSource:
         """The files, sorted by name."""
         return map(Entry, self._names)
 
-    def read(self, name: str) -> bytes:
+    def read(self, entry: Entry) -> bytes:
         """As :func:`read_file`."""
-        return read_file(self.root / name)
+        return read_file(self.root / entry.name)
 
     def _walk(self, endings: Endings) -> Iterator[str]:
         seen: set[tuple[int, int]] = set()
@@ -112,6 +114,8 @@ class FolderDestination:
     Entering makes the folder, and raises InputError where that fails or another run is writing to it.
     """
 
+    transfers = 1
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.location = folder, display(folder)
         if folder.exists() and not folder.is_dir():
@@ -129,7 +133,7 @@ class FolderDestination:
 
     def state(self, name: str, made_from: MadeFrom) -> State:
         """Whether a file is there, made of this, by us at all, and unedited."""
-        path = self.folder / name
+        path = self.target(name)
         if not os.path.lexists(path):
             return State.MISSING
         try:
@@ -140,6 +144,13 @@ class FolderDestination:
             return State.FOREIGN
         same = MadeFrom(record.input_sha256, record.settings_sha256) == made_from
         return State.CURRENT if same else State.OUTDATED
+
+    def target(self, name: str) -> Path:
+        """Where a result goes. Raises InputError for a name that leads out of the folder, as keys of a bucket may."""
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError("its name leads out of the output folder")
+        return self.folder / path
 
     def create(self, name: str) -> FolderPart:
         """A hidden file beside its place."""
@@ -164,7 +175,7 @@ class FolderPart:
 
     def __init__(self, destination: FolderDestination, name: str) -> None:
         self._destination, self._name = destination, name
-        self._target = destination.folder / name
+        self._target = destination.target(name)
         self._target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(PART_SUFFIX, f"{HIDDEN_PREFIX}-", self._target.parent)
         self._part: Path | None = Path(part)

@@ -22,6 +22,7 @@ class Memory:
     """Files by name, in ``files``. endings: None for all files."""
 
     location = "memory"
+    transfers = 1
 
     def __init__(self, files: dict[str, bytes] | None = None, endings: Endings | None = None) -> None:
         self.files: dict[str, Stored] = {}
@@ -41,18 +42,19 @@ class Memory:
 
     def entries(self) -> Iterator[Entry]:
         """The files, sorted by name."""
+        self.left_out = LeftOut()
         for name in sorted(self.files):
             if self._is_wanted(name):
                 yield Entry(name, len(self.files[name].data))
             else:
                 self.left_out.ignored[_ending(name)] += 1
 
-    def read(self, name: str) -> bytes:
+    def read(self, entry: Entry) -> bytes:
         """A file's bytes. Raises FileNotFoundError."""
         try:
-            return self.files[name].data
+            return self.files[entry.name].data
         except KeyError:
-            raise FileNotFoundError(f"there is no {name}") from None
+            raise FileNotFoundError(f"there is no {entry.name}") from None
 
     def _is_wanted(self, name: str) -> bool:
         return self._endings is None or _ending(name) in self._endings

@@ -246,10 +246,20 @@ class FilmUpscaling(Upscaling):
         for row in (*self._rows, *map(_row, self._waiting)):
             report.add(0, row)
 
+<<<<<<< HEAD
+=======
+    @property
+    def expected(self) -> int | None:
+        """A film's frames are jobs, and only its end tells how many."""
+        if self.total is None:
+            return None
+        return None if any(is_film(entry.name) for entry in self.source.entries()) else super().expected
+
+>>>>>>> ee6106f (Buckets as sources and destinations: S3 and its likes, tested on real servers with trouble in front of them)
     def _workload(self) -> Workload | None:
         """The largest of the first films, if there are any: their frames are most of the work."""
         pictures = super()._workload()
-        if self.films.preview:
+        if self.films.preview or not isinstance(self.source, FolderSource):
             return pictures
         names = (entry.name for entry in self.source.entries() if is_film(entry.name))
         films = self._readable(islice(names, SAMPLED))

@@ -39,9 +39,12 @@ LAYERS = (
 )
 """In the order data flows. A module may import from its own room and from those before it."""
 
-RUNTIMES = {"torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda", "av"}
+RUNTIMES = {
+    *("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"),
+    *("av", "obstore", "boto3"),
+}
 
-RUNTIME_ROOMS = ("networks/", "backends/", "engine/", "video/")
+RUNTIME_ROOMS = ("networks/", "backends/", "engine/", "stores/", "video/")
 """Where a runtime may be imported; torch also where checkpoints are read and networks exported, inside functions."""
 
 LOADED_IN = {"torch": "networks/", "av": "video/"}

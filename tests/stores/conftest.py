@@ -1,13 +1,20 @@
-"""Every kind of store, as the conformance suite needs it. A new kind is one more class here."""
+"""Every kind of store, as the contract's tests need it. A new kind is one more class here.
+
+Buckets are those of real servers on 127.0.0.1, started once: rclone, which checks signatures, and moto, which knows
+more of S3's answers.
+"""
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from servers import BUCKET, Server
 
 from espan_deploy.stores import Destination, Endings, Source
+from espan_deploy.stores.bucket import BucketDestination, BucketSource
 from espan_deploy.stores.folder import FolderDestination, FolderSource
 from espan_deploy.stores.memory import Memory
 
@@ -71,7 +78,38 @@ class MemoryPlace:
         return {name: stored.data for name, stored in self.memory.files.items()}
 
 
-@pytest.fixture(params=[FolderPlace, MemoryPlace], ids=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    made: Place = request.param(tmp_path)
-    return made
+class BucketPlace:
+    """A location in a bucket, made for one test. Somebody who does not know us is boto3."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.key = f"place-{secrets.token_hex(4)}"
+        self.url = f"s3://{BUCKET}/{self.key}"
+
+    def source(self) -> Source:
+        return BucketSource(self.url, ENDINGS)
+
+    def destination(self) -> Destination:
+        return BucketDestination(self.url)
+
+    def put(self, name: str, data: bytes) -> None:
+        self.server.client.put_object(Bucket=BUCKET, Key=f"{self.key}/{name}", Body=data)
+
+    def files(self) -> dict[str, bytes]:
+        found = {}
+        for page in self.server.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.key + "/"):
+            for item in page.get("Contents", []):
+                body = self.server.client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"]
+                found[item["Key"].removeprefix(self.key + "/")] = body.read()
+        return found
+
+
+@pytest.fixture(params=["folder", "memory", "rclone", "moto"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    if request.param == "folder":
+        return FolderPlace(tmp_path)
+    if request.param == "memory":
+        return MemoryPlace(tmp_path)
+    server: Server = request.getfixturevalue(request.param)
+    server.use(monkeypatch)
+    return BucketPlace(server)

@@ -37,7 +37,7 @@ class TestSource:
         assert [entry.name for entry in entries] == sorted(NAMES)
         assert source.total in (None, len(NAMES))
         for entry in entries:
-            assert source.read(entry.name) == contents[entry.name]
+            assert source.read(entry) == contents[entry.name]
             assert entry.size in (None, len(contents[entry.name]))
 
     def test_other_endings_are_counted_and_our_own_files_are_not(self, place: Place) -> None:
@@ -56,13 +56,31 @@ class TestSource:
     def test_a_file_that_is_gone(self, place: Place) -> None:
         place.put("a.png", b"x")
         with pytest.raises((OSError, InputError)):
-            place.source().read("b.png")
+            place.source().read(Entry("b.png"))
 
-    def test_an_entry_is_a_name_and_perhaps_a_size(self, place: Place) -> None:
+    def test_an_empty_file(self, place: Place) -> None:
         place.put("empty.png", b"")
         (entry,) = place.source().entries()
-        assert entry in (Entry("empty.png"), Entry("empty.png", 0))
-        assert place.source().read("empty.png") == b""
+        assert entry.size in (None, 0)
+        assert place.source().read(entry) == b""
+
+    def test_listing_twice_counts_once(self, place: Place) -> None:
+        place.put("a.txt", b"")
+        source = place.source()
+        assert list(source.entries()) == list(source.entries()) == []
+        assert source.left_out.ignored == {".txt": 1}
+
+    def test_versions_if_any_follow_the_contents(self, place: Place) -> None:
+        def version() -> str:
+            (entry,) = place.source().entries()
+            return entry.version
+
+        place.put("a.png", b"one")
+        one = version()
+        assert one == version()
+        place.put("a.png", b"two")
+        assert not one or version() != one
+        assert len(one) in (0, 64)
 
 
 class TestDestination:
