@@ -246,16 +246,6 @@ class FilmUpscaling(Upscaling):
         for row in (*self._rows, *map(_row, self._waiting)):
             report.add(0, row)
 
-<<<<<<< HEAD
-=======
-    @property
-    def expected(self) -> int | None:
-        """A film's frames are jobs, and only its end tells how many."""
-        if self.total is None:
-            return None
-        return None if any(is_film(entry.name) for entry in self.source.entries()) else super().expected
-
->>>>>>> ee6106f (Buckets as sources and destinations: S3 and its likes, tested on real servers with trouble in front of them)
     def _workload(self) -> Workload | None:
         """The largest of the first films, if there are any: their frames are most of the work."""
         pictures = super()._workload()
@@ -276,7 +266,9 @@ class FilmUpscaling(Upscaling):
 
     @property
     def expected(self) -> int | None:
-        """Pictures and frames; None where a film does not say how many it has."""
+        """Pictures and frames; None where a film does not say how many it has, or listing has not ended."""
+        if self.total is None:
+            return None
         pictures, names = super().expected, [entry.name for entry in self.source.entries() if is_film(entry.name)]
         frames = [1 if self.films.preview else self._frames(film) for film in self._readable(names)]
         return None if pictures is None or not all(frames) else pictures - len(names) + sum(frames)
