@@ -14,10 +14,10 @@ from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.precision import upscaled_or_none
 from espan_deploy.backends.probe import PROBES
 
-PROBE_SIDE = 128
+PROBE_SIDE = 96
 """Of the made-up images that are timed, in pixels. In calls of these many pixels the engines rank as in larger ones."""
 
-SIDES = (32, 64, PROBE_SIDE)
+SIDES = (24, 48, PROBE_SIDE)
 """Size classes, by the side of what an engine call gets. Small images come in batches: a call has as many pixels."""
 
 

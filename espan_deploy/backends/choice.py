@@ -38,8 +38,9 @@ MAX_SHARE = 0.05
 
 MAX_SECONDS = 2.0
 
-LEAST_CALLS = 200
-"""A job of fewer engine calls is not measured: opening two engines takes as long as five to ten of them."""
+LEAST_CALLS = 350
+"""Of probes, that a job comes to at least, or it is not measured: opening two engines and holding their numbers
+against each other takes as long as some fifteen of them."""
 
 TURNS = 7
 
@@ -153,19 +154,23 @@ class Chooser:
         known, problem = self.known(side)
         if known is not None and not self._worth_completing(known[0], workload):
             return self._decision("known", known, most, problem)
+        hurried = False
         if workload is not None and workload.pixels >= LEAST_CALLS * PIXELS_PER_CALL:
             table = self.measure(side, workload)
-            if table.best() is not None:
+            hurried = not table.compares
+            if table.best() is not None and not hurried:
                 problem = self.keep(side, table) or problem
                 return self._decision("measured", (table, self._wall_clock()), most, problem)
         best = known or self._best_known(side)
         if best is not None:
             return self._decision("known", best, most, problem)
-        safe = self.engines[0]
-        reason = "a safe guess: nothing was measured for so small a job; `espan-deploy bench --choose` does"
-        if workload is None:
-            reason = "a safe guess: nothing was measured so far; `espan-deploy bench --choose` does"
-        return Decision(safe.backend, safe.precision, most, "guess", reason, problem=problem)
+        why = "nothing was measured so far"
+        if hurried:
+            why = "there was no time to compare"
+        elif workload is not None:
+            why = "so small a job is not measured"
+        reason = f"a safe guess: {why}; `espan-deploy bench --choose` measures"
+        return Decision(self.engines[0].backend, self.engines[0].precision, most, "guess", reason, problem=problem)
 
     def known(self, side: int, max_age_s: float | None = MAX_AGE_S) -> tuple[tuple[Table, float] | None, str]:
         """The table kept for a size class and when it was measured, and what is wrong with what is kept, or ""."""

@@ -18,7 +18,8 @@ TIE = 0.03
 """A later candidate must take so much less time than an earlier one to be preferred: noise must not decide."""
 
 HOPELESS = 1.5
-"""Times the fastest. What is slower after its warm-up takes no turns, and its lanes are not tried."""
+"""Times the fastest. What is slower after its warm-up takes no turns, unless it is the simplest, and its other splits
+of the cores are not tried."""
 
 TURNS_SHARE = 0.5
 """Of the time that is left, for turns: the rest is for the next split of the cores."""
@@ -77,6 +78,11 @@ class Table:
         engine = _as_fast_as_the_least(timed)[0].engine
         splits = _as_fast_as_the_least([(row, ms) for row, ms in timed if row.engine == engine])
         return max(splits, key=lambda row: row.lanes)
+
+    @property
+    def compares(self) -> bool:
+        """Whether it may become a verdict: two engines were timed, or all that there are had their turn."""
+        return self.complete or len({row.engine for row in self.rows if row.ms is not None}) > 1
 
     def by_engine(self) -> dict[str, Row]:
         """The best row of each engine and precision, the excluded ones too."""
@@ -188,18 +194,17 @@ class Ranking:
         return replace(row, excluded=_wrong(candidate, near))
 
     def _take_turns(self, tried: Sequence[Candidate], *, everything: bool, turns: int) -> None:
-        least = self._least()
-        if least is None:
-            return
-        limit = float("inf") if everything else HOPELESS * least
+        """Those not far behind, beside the simplest: that one slow call of its was chance must come to light."""
+        eligible = [each for each in tried if self._rows[each.name].eligible]
+        limit = float("inf") if everything else HOPELESS * (self._least() or 0.0)
         calls: Mapping[str, Opened] = {
             each.name: self._opened[each.name]
-            for each in tried
-            if self._rows[each.name].eligible and (self._rows[each.name].ms or 0) <= limit
+            for each in eligible
+            if each is eligible[0] or (self._rows[each.name].ms or 0.0) <= limit
         }
-        if not calls or (len(calls) == 1 and len(self._rows) == 1):
+        if len(calls) < 2 and not everything:
             return
-        stop = Stop(turns, max(0.0, self._left) * TURNS_SHARE / len(calls))
+        stop = Stop(turns, max(0.0, self._left) * TURNS_SHARE / max(1, len(calls)))
         measured = take_turns(
             {name: opened.call for name, opened in calls.items()}, self._probes[:1], stop, clock=self._clock
         )

@@ -14,31 +14,37 @@ from espan_deploy.errors import EngineBuildError
 
 
 class SpeedRunner(Runner):
-    """Nearest neighbours, ``off`` levels away, in ``seconds`` a call."""
+    """Nearest neighbours, as far off and as fast as its backend says."""
 
-    def __init__(self, clock: FakeClock, seconds: float, off: int, log: list[str], name: str) -> None:
-        self._clock, self._seconds, self._off, self._log, self._name = clock, seconds, off, log, name
+    def __init__(self, backend: SpeedBackend, precision: str, lanes: int) -> None:
+        self._backend, self._precision, self._name = backend, precision, f"{precision}x{lanes}"
+        self._seconds = backend.seconds.get((precision, lanes), backend.seconds[precision])
+        self._seen = 0
         self.description = synthetic_description(network="tiny")
         self.info = EngineInfo("fake", "1", "CPU", "fp32")
 
     def _infer(self, images: Images) -> Images:
-        self._clock.sleep(self._seconds)
-        self._log.append(self._name)
+        self._seen += 1
+        self._backend.clock.sleep(self._backend.slow_calls.get((self._precision, self._seen), self._seconds))
+        self._backend.log.append(self._name)
         large = images.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
-        return np.clip(large.astype(int) + self._off, 0, 255).astype(images.dtype)
+        return np.clip(large.astype(int) + self._backend.off.get(self._precision, 0), 0, 255).astype(images.dtype)
 
     def close(self) -> None:
-        self._log.append(f"close {self._name}")
+        self._backend.log.append(f"close {self._name}")
 
 
 @dataclass
 class SpeedBackend:
-    """seconds: of a call, by precision, or by precision and lanes. off: levels, by precision. broken: does not open."""
+    """seconds: of a call, by precision, or by precision and lanes. slow_calls: instead, by precision and number of the
+    call. off: levels, by precision. broken: does not open.
+    """
 
     name: str
     clock: FakeClock
     seconds: dict[Any, float]
     off: dict[str, int] = field(default_factory=dict)
+    slow_calls: dict[tuple[str, int], float] = field(default_factory=dict)
     opening: float = 0.02
     broken: bool = False
     version: str = "1"
@@ -65,8 +71,4 @@ class SpeedBackend:
         self.clock.sleep(self.opening)
         if self.broken:
             raise EngineBuildError(f"{self.name} refuses it")
-        seconds = self.seconds.get((precision, lanes), self.seconds[precision])
-        return [
-            SpeedRunner(self.clock, seconds, self.off.get(precision, 0), self.log, f"{precision}x{lanes}")
-            for _ in range(lanes)
-        ]
+        return [SpeedRunner(self, precision, lanes) for _ in range(lanes)]
