@@ -22,7 +22,12 @@ ENDINGS: Endings = frozenset((".png", ".jpg"))
 
 
 class Place(Protocol):
-    """One place, seen as a source, as a destination, and by somebody who does not know us."""
+    """One place, seen as a source, as a destination, and by somebody who does not know us.
+
+    keeps: whether it can keep what somebody else puts there while a result is on its way.
+    """
+
+    keeps: bool
 
     def source(self) -> Source: ...
 
@@ -38,6 +43,8 @@ class Place(Protocol):
 
 
 class FolderPlace:
+    keeps = False  # one run holds it, and others are asked not to write there
+
     def __init__(self, root: Path) -> None:
         self.root = root / "place"
         self.root.mkdir()
@@ -62,6 +69,8 @@ class FolderPlace:
 
 
 class MemoryPlace:
+    keeps = True
+
     def __init__(self, _: Path) -> None:
         self.memory = Memory(endings=ENDINGS)
 
@@ -82,7 +91,7 @@ class BucketPlace:
     """A location in a bucket, made for one test. Somebody who does not know us is boto3."""
 
     def __init__(self, server: Server) -> None:
-        self.server = server
+        self.server, self.keeps = server, server.conditional
         self.key = f"place-{secrets.token_hex(4)}"
         self.url = f"s3://{BUCKET}/{self.key}"
 
