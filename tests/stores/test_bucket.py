@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENDINGS, BucketPlace
+from places import ENDINGS, BucketPlace
 from servers import BUCKET, MOTO_PAGE, Request, Server, Troublemaker
 
 from espan_deploy.errors import BackendUnavailableError, InputError

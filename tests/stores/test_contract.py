@@ -6,7 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Place
+from places import Place
 
 from espan_deploy.errors import InputError
 from espan_deploy.stores import Destination, Entry, MadeFrom, State
