@@ -22,10 +22,12 @@ SEES_ALL = {
     *("glorenet", "teninonesr"),
     *("depth-ibn", "ecas"),
     *("fsanet", "sfnet"),
+    *("hit-srf", "bvi-srf", "partial-srformer", "scmsr", "haesr"),
 }
-"""Networks that pool to a coarse grid and resize it (ESA), that average over the image, that transform it."""
+"""Networks that pool to a coarse grid and resize it (ESA), that average over the image, that transform it; and those
+with windows, the place of which in the image matters."""
 
-SAMPLE = {"espan", "dscf", "nanosr", "efdn", "dipnet-slim", "arrlfn", "depth-ibn", "fean", "ecas", "fsanet"}
+SAMPLE = {"espan", "dscf", "nanosr", "efdn", "dipnet-slim", "arrlfn", "depth-ibn", "fean", "ecas", "fsanet", "haesr"}
 """Tried by default: one of each kind of branch, border, pooling and computed size."""
 
 
