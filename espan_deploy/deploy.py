@@ -84,31 +84,38 @@ def deploy_file(
     *,
     network_class: str | None = None,
     network_args: Mapping[str, Any] | None = None,
+    weights: str | None = None,
     value_range: float | None = None,
     borders: Borders = "exact",
     folding: bool = True,
     static_size: tuple[int, int] | None = None,
 ) -> Deployment:
-    """Export a checkpoint, or an ONNX graph from elsewhere; see :func:`deploy_network` and :func:`deploy_graph`."""
+    """Export a checkpoint, or an ONNX graph from elsewhere; see :func:`deploy_network` and :func:`deploy_graph`.
+
+    weights: which state dict of a checkpoint that holds several; by default the one that the network's authors use.
+    """
     if path.suffix == ONNX_SUFFIX:
         graph, source = graph_source(path)
         return deploy_graph(graph, source, value_range=value_range or 1.0, borders=borders, folding=folding)
     network, source = network_source(
-        path, network_class=network_class, network_args=network_args, value_range=value_range
+        path, network_class=network_class, network_args=network_args, value_range=value_range, weights=weights
     )
     return deploy_network(network, source, borders=borders, folding=folding, static_size=static_size)
 
 
-def folded_checkpoint(path: Path) -> bytes:
+def folded_checkpoint(
+    path: Path, *, network_args: Mapping[str, Any] | None = None, weights: str | None = None
+) -> bytes:
     """The deploy form of a training-form checkpoint of a known network, as a safetensors file.
 
+    network_args, weights: what the shapes do not tell, and which state dict, as in :func:`deploy_file`.
     Raises CheckpointError where it is none, FoldError where its deploy form is not known.
     """
     from safetensors.torch import save
 
     from espan_deploy.networks.folded import deploy_state
 
-    network, source = network_source(path)
+    network, source = network_source(path, network_args=network_args, weights=weights)
     metadata = {"network": source.network, "form": "deploy", "made_from_sha256": source.sha256}
     return save(deploy_state(network), metadata)
 

@@ -56,7 +56,10 @@ Examples:
     help="Where to write; .safetensors for the folded checkpoint.  [default: CHECKPOINT's name, .onnx, here]",
 )
 @click.option("--network", "network_class", metavar="FILE.py:CLASS", help="A network class of your own.")
-@click.option("--network-args", default="{}", metavar="JSON", help="Its keyword arguments, as a JSON object.")
+@click.option(
+    "--network-args", default="{}", metavar="JSON", help="Its arguments, or what a checkpoint does not tell, as JSON."
+)
+@click.option("--weights", metavar="KEY", help="Of a checkpoint that holds several state dicts, which: params_ema.")
 @click.option("--value-range", type=click.FloatRange(min=0, min_open=True), help="What white is: 1 or 255.")
 @click.option(
     "--fold-borders",
@@ -80,6 +83,7 @@ def command(  # noqa: PLR0917 - click passes options by name
     output: Path | None,
     network_class: str | None,
     network_args: str,
+    weights: str | None,
     value_range: float | None,
     fold_borders: str,
     no_fold: bool,
@@ -112,13 +116,14 @@ def command(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError(f"--network-args is not JSON: {exc}") from exc
     if not isinstance(arguments, dict):
         raise click.UsageError("--network-args takes a JSON object, such as '{\"upscale\": 4}'")
-    of_networks = {"--network": network_class, "--network-args": arguments, "--static": static_size}
+    of_networks = {"--network": network_class, "--static": static_size}
+    of_checkpoints = {"--network-args": arguments, "--weights": weights}
     of_graphs = {"--value-range": value_range, "--no-fold": no_fold, "--fold-report": fold_report}
     if checkpoint.suffix == ONNX_SUFFIX:
-        _refuse(of_networks, f"{checkpoint.name} is a graph already, and takes no")
+        _refuse({**of_networks, **of_checkpoints}, f"{checkpoint.name} is a graph already, and takes no")
     if target.suffix == CHECKPOINT_SUFFIX:
         _refuse({**of_networks, **of_graphs, "--sites": show_sites}, f"for a {CHECKPOINT_SUFFIX} file there is no")
-        write_atomically(target, folded_checkpoint(checkpoint))
+        write_atomically(target, folded_checkpoint(checkpoint, network_args=arguments, weights=weights))
         click.echo(
             json.dumps({"schema_version": 1, "output": str(target)})
             if as_json
@@ -129,6 +134,7 @@ def command(  # noqa: PLR0917 - click passes options by name
         checkpoint,
         network_class=network_class,
         network_args=arguments,
+        weights=weights,
         value_range=value_range,
         borders="approximate" if fold_borders == "approximate" else "exact",
         folding=not no_fold,

@@ -21,6 +21,7 @@ from espan_deploy.backends.model import read_model
 from espan_deploy.cli.main import main
 from espan_deploy.networks.rlfn.efdn import EFDN
 from espan_deploy.networks.span.espan import ESPAN
+from espan_deploy.networks.span.tsr import TSR
 
 PARITY = 1e-5
 """Float32 through two sets of kernels, relative to the largest output, on photographs and other soft images."""
@@ -69,6 +70,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         (["--static", "64x64"], "--static"),
         (["--network", "a.py:B"], "--network"),
         (["--network-args", '{"a": 1}'], "args"),
+        (["--weights", "params"], "--weights"),
     ],
 )
 def test_options_of_networks_are_refused_for_a_graph(exported: Exported, options: list[str], name: str) -> None:
@@ -82,6 +84,20 @@ def test_options_of_graphs_are_refused_for_a_checkpoint(deploy_form: Path, tmp_p
     result = export(deploy_form, "-o", tmp_path / "folded.safetensors", "--no-fold")
     assert result.exit_code == 2
     assert "--no-fold" in result.stderr
+
+
+def test_which_state_dict_of_several_can_be_said(tmp_path: Path) -> None:
+    dicts = {key: TSR(channels=8, blocks=1, scale=2).state_dict() for key in ("params", "params_ema")}
+    dicts["params"] = {key: torch.zeros_like(tensor) for key, tensor in dicts["params"].items()}
+    torch.save(dicts, tmp_path / "both.pth")
+
+    result = export(tmp_path / "both.pth", "-o", tmp_path / "params.onnx", "--weights", "params")
+
+    assert result.exit_code == 0, result.output
+    assert not infer(tmp_path / "params.onnx", np.ones((1, 3, 8, 8), np.float32)).any()
+    result = export(tmp_path / "both.pth", "-o", tmp_path / "o.onnx", "--weights", "ema")
+    assert result.exit_code == 1
+    assert "it has params_ema, params" in result.stderr
 
 
 def infer(model: Path, x: np.ndarray) -> np.ndarray:
