@@ -7,7 +7,7 @@ import re
 import sys
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -227,6 +227,25 @@ def _names(kind: Any) -> list[str]:
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
+
+
+def for_sizes(recipe: Recipe, *, least: int, multiple: int) -> Recipe:
+    """The recipe with a profile of sizes that a model takes: multiples, the smallest of at least ``least``.
+
+    Raises RecipeError where the profile has none.
+    """
+    spans = {}
+    for name in ("height", "width"):
+        span: Span = getattr(recipe.profile, name)
+        low, best = (-(-max(size, least) // multiple) * multiple for size in (span.min, span.opt))
+        high = span.max // multiple * multiple
+        if low > high:
+            raise RecipeError(
+                f"recipe {recipe.name!r}: profile.{name} is {span.min} to {span.max}, and the model takes multiples of "
+                f"{multiple} from {least} on"
+            )
+        spans[name] = Span(low, min(best, high), high)
+    return replace(recipe, profile=replace(recipe.profile, **spans))
 
 
 def _check(recipe: Recipe) -> None:

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from espan_deploy.errors import RecipeError
-from espan_deploy.recipes import PRECISIONS, Budget, Span, load_recipe, parse_recipe, recipe_folder, recipe_names
+from espan_deploy.recipes import (
+    PRECISIONS,
+    Budget,
+    Span,
+    for_sizes,
+    load_recipe,
+    parse_recipe,
+    recipe_folder,
+    recipe_names,
+)
 
 GOOD = """
 title = "A card"
@@ -96,6 +105,18 @@ def test_every_mistake_is_named(old: str, new: str, said: str) -> None:
         parse_recipe(GOOD.replace(old, new), "mine")
     assert said in caught.value.message
     assert "'mine'" in caught.value.message
+
+
+def test_a_profile_is_fitted_to_the_sizes_that_a_model_takes() -> None:
+    recipe = parse_recipe(GOOD + "height = { min = 1, opt = 4, max = 509 }", "card")
+
+    fitted = for_sizes(recipe, least=15, multiple=8)
+
+    assert (fitted.profile.height, fitted.profile.width) == (Span(16, 16, 504), Span(16, 256, 512))
+    assert fitted.profile.batch == recipe.profile.batch
+    assert for_sizes(recipe, least=1, multiple=1) == recipe
+    with pytest.raises(RecipeError, match="height is 1 to 509, and the model takes multiples of 512 from 1 on"):
+        for_sizes(recipe, least=1, multiple=512)
 
 
 def test_levels_of_tensorrt() -> None:

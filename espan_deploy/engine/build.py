@@ -36,7 +36,7 @@ from espan_deploy.precision.gate import compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import value_types
 from espan_deploy.precision.images import MAX_SIDE, VerifyImage, fitted, generated_images, load_images
 from espan_deploy.precision.keep import KeepFp32, half_within_budget
-from espan_deploy.recipes import ENGINE_BACKENDS, Recipe
+from espan_deploy.recipes import ENGINE_BACKENDS, Recipe, for_sizes
 
 Report = Callable[[str, BuildProgress | None], None]
 """Told what is being done, with the builder's own progress while it builds."""
@@ -78,6 +78,7 @@ def engine_from_onnx(
     """
     say = report or (lambda _text, _progress: None)
     source = _source(model if isinstance(model, ModelFile) else read_model(model))
+    recipe = for_sizes(recipe, least=source.description.min_size, multiple=source.description.size_multiple)
     runtime = _Runtime.of(recipe)
     images = _images(source, verify)
     wanted: KeepFp32 = recipe.keep_fp32 if keep_fp32 is None else keep_fp32
