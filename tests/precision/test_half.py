@@ -183,6 +183,41 @@ def test_sums_over_the_image_stay_fp32() -> None:
     assert value_types(result.model)["output"] == TensorProto.FLOAT
 
 
+def test_a_channel_attention_stays_fp32_up_to_its_product_with_the_image() -> None:
+    """Energies as ECAS has them: the square of 1000 is no FP16 number, nor is a sum of such squares."""
+    nodes = [
+        helper.make_node("Mul", ["input", "thousand"], ["features"], name="features"),
+        helper.make_node("Mul", ["features", "features"], ["squares"], name="squares"),
+        helper.make_node("ReduceSum", ["squares", "spatial"], ["energy"], name="energy"),
+        helper.make_node("Sqrt", ["energy"], ["root"], name="root"),
+        helper.make_node("Conv", ["root", "w"], ["mixed"], name="mixed"),
+        helper.make_node("Tanh", ["mixed"], ["gate"], name="gate"),
+        helper.make_node("Mul", ["features", "gate"], ["output"], name="product"),
+    ]
+    constants = {
+        "thousand": np.array(1000, np.float32),
+        "spatial": np.array([2, 3]),
+        "w": np.full((3, 3, 1, 1), 1e-5, np.float32),
+    }
+    model = graph(nodes, constants)
+
+    result = to_half(model)
+
+    assert set(result.fp32_nodes) == {"squares", "energy", "root", "mixed", "gate"}
+    values = image(1, 3, 40, 50)
+    np.testing.assert_allclose(run(result.model, values), run(model, values), rtol=HALF_STEPS)
+
+
+def test_a_square_that_others_read_too_is_no_part_of_a_sum() -> None:
+    nodes = [
+        helper.make_node("Pow", ["input", "two"], ["squares"], name="squares"),
+        helper.make_node("ReduceMean", ["squares", "channels"], ["mean"], name="mean"),
+        helper.make_node("Add", ["squares", "mean"], ["output"], name="sum"),
+    ]
+    result = to_half(graph(nodes, {"two": np.array(2, np.float32), "channels": np.array([1])}))
+    assert set(result.fp32_nodes) == {"mean"}
+
+
 def test_sizes_computed_in_floating_point_stay_exact() -> None:
     """3001 is no FP16 number: in FP16 the image would come out a pixel short."""
     nodes = [
