@@ -16,6 +16,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "export": "Checkpoint or ONNX file -> folded, verified ONNX model.",
     "upscale": "Upscale every image of a folder.",
+    "serve": "Upscale pictures over HTTP.",
     "bench": "Measure a model's latency.",
     "inspect": "Say what a checkpoint, model or engine is.",
     "doctor": "Check, build, verify and time everything on this machine.",

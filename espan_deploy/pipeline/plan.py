@@ -63,10 +63,14 @@ class TilePolicy:
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """How many images share an engine call: ``most``, and as many as have ``pixels`` together, at least one."""
+    """How many images share an engine call: ``most``, and as many as have ``pixels`` together, at least one.
+
+    max_wait_seconds: for how long the oldest may wait for others of its shape.
+    """
 
     most: int = MAX_BATCH
     pixels: int = BATCH_PIXELS
+    max_wait_seconds: float = 0.0
 
     def size(self, height: int, width: int) -> int:
         """Images of this size per call."""
@@ -96,3 +100,15 @@ def pick_batch(shapes: Sequence[tuple[int, ...]], policy: BatchPolicy) -> list[i
             if len(picked) == size:
                 break
     return picked
+
+
+def next_batch(
+    shapes: Sequence[tuple[int, ...]], waited_seconds: Sequence[float], policy: BatchPolicy
+) -> list[int] | float:
+    """Which of the waiting regions go together now, by index; or for how many seconds to wait for more of their shape.
+
+    The oldest decides, and nobody waits once the batch is full.
+    """
+    picked = pick_batch(shapes, policy)
+    left = policy.max_wait_seconds - max(waited_seconds)
+    return picked if left <= 0 or len(picked) == policy.size(*shapes[0][:2]) else left

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -23,6 +25,7 @@ class Channel(Generic[T]):
         self._least, self._capacity, self._weigh = least, capacity, weigh
         self._weight = 0
         self._items: list[T] = []
+        self._arrived: list[float] = []
         self._closed = self._aborted = False
         self._changed = threading.Condition()
 
@@ -36,26 +39,37 @@ class Channel(Generic[T]):
             if self._aborted:
                 raise Aborted
             self._items.append(item)
+            self._arrived.append(time.monotonic())
             self._weight += weight
             self._changed.notify_all()
 
-    def take(self, pick: Callable[[list[T]], list[int]] | None = None) -> list[T]:
+    def take(self, pick: Callable[[list[T], list[float]], list[int] | float] | None = None) -> list[T]:
         """Wait for items and remove those picked by index (the first by default); [] once closed and empty.
 
-        Raises Aborted.
+        pick: gets the items and for how many seconds each has waited (for ever, once no more will come), and may ask
+        for seconds to wait instead. Raises Aborted.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._closed or self._aborted)
-            if self._aborted:
-                raise Aborted
-            if not self._items:
-                return []
-            indices = pick(self._items) if pick else [0]
-            taken = [self._items[index] for index in indices]
-            for index in sorted(indices, reverse=True):
+            while True:
+                self._changed.wait_for(lambda: self._items or self._closed or self._aborted)
+                if self._aborted:
+                    raise Aborted
+                if not self._items:
+                    return []
+                picked = pick(self._items, self._ages()) if pick else [0]
+                if not isinstance(picked, float):
+                    break
+                self._changed.wait(picked)
+            taken = [self._items[index] for index in picked]
+            for index in sorted(picked, reverse=True):
                 self._weight -= self._weigh(self._items.pop(index))
+                del self._arrived[index]
             self._changed.notify_all()
             return taken
+
+    def _ages(self) -> list[float]:
+        now = time.monotonic()
+        return [math.inf if self._closed else now - arrived for arrived in self._arrived]
 
     def close(self) -> None:
         """No more will be put."""
@@ -68,6 +82,7 @@ class Channel(Generic[T]):
         with self._changed:
             self._aborted = True
             self._items.clear()
+            self._arrived.clear()
             self._changed.notify_all()
 
 

@@ -13,7 +13,7 @@ from espan_deploy.errors import EspanDeployError, InputError
 from espan_deploy.files import display
 from espan_deploy.pipeline.infer import Fallback, Lane
 from espan_deploy.pipeline.jobs import Job
-from espan_deploy.pipeline.plan import BatchPolicy, TilePolicy, pick_batch
+from espan_deploy.pipeline.plan import BatchPolicy, TilePolicy, next_batch
 from espan_deploy.pipeline.queues import Aborted, Budget, Channel
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.tiles import kept_height
@@ -59,6 +59,7 @@ class Run:
     jobs: asked for the next one by one thread at a time, when a decoder is free; it may wait. Where it raises an
     EspanDeployError, those in flight are finished and ``stopped_because`` says why.
     runners: one for each inference thread; fallback: FP32, for what they cannot do.
+    on_crash: called when a broken invariant ends the stages, so that jobs which are being waited for end too.
     ``execute`` returns when every job has its outcome; ``stop`` lets those in flight finish and starts no more.
     """
 
@@ -70,6 +71,7 @@ class Run:
         fallback: Fallback,
         settings: RunSettings,
         on_end: Ended,
+        on_crash: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self.description = runners[0].description
@@ -77,7 +79,7 @@ class Run:
         self.finished = 0
         self.stopped_because = ""
         self._jobs, self._taking = iter(jobs), threading.Lock()
-        self._on_end = on_end
+        self._on_end, self._on_crash = on_end, on_crash
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         # Two batches for every lane: one at work, one that fills.
@@ -115,6 +117,7 @@ class Run:
                 self._crash = self._crash or exc
                 for waiting in (self._regions, self._bands, self._budget):
                     waiting.abort()
+                self._on_crash(exc)
 
         thread = threading.Thread(target=guarded, daemon=True)
         thread.start()
@@ -179,8 +182,8 @@ class Run:
     # Inference
 
     def _infer_loop(self, lane: Lane) -> None:
-        def pick(waiting: list[Region]) -> list[int]:
-            return pick_batch([region.key for region in waiting], self.settings.batch)
+        def pick(waiting: list[Region], seconds: list[float]) -> list[int] | float:
+            return next_batch([region.key for region in waiting], seconds, self.settings.batch)
 
         while batch := self._regions.take(pick):
             batch = [region for region in batch if not region.work.failed]

@@ -142,6 +142,7 @@ class Upscaling:
                 fallback=engine.fallback,
                 settings=self._run_settings(engine),
                 on_end=partial(self._take, report),
+                on_crash=self._crashed,
             )
             if self._stopped:
                 self._run.stop()
@@ -156,6 +157,9 @@ class Upscaling:
         """A job's outcome. From any thread."""
         del failure
         report.add(job.number, file)
+
+    def _crashed(self, exc: BaseException) -> None:
+        """The stages have ended by a broken invariant."""
 
     def _finish(self, report: Report, jobs: Iterator[Job]) -> None:
         """The stages have ended, and the destination is still open. jobs: what a stopped run has left."""

@@ -150,6 +150,10 @@ class FilmTask:
             with self._lock:
                 self._stages["infer"].add(file.stage_ms["infer"] / 1e3)
 
+    def give_up(self) -> None:
+        """Wait for nothing any more."""
+        self._reel.cut()
+
     def finish(self, lanes: int) -> None:
         """No more frames will come: wait for the film, or for what is left of it to be put away.
 

@@ -243,6 +243,10 @@ class FilmUpscaling(Upscaling):
         else:
             task.frame_ended(file, failure)
 
+    def _crashed(self, exc: BaseException) -> None:
+        for task in self.tasks:
+            task.give_up()
+
     def _finish(self, report: Report, jobs: Iterator[Job]) -> None:
         for task in self.tasks:
             task.finish(self.lanes)

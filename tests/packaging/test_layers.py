@@ -32,7 +32,7 @@ LAYERS = (
     ("deploy",),
     ("stores",),
     ("pipeline",),
-    ("video",),
+    ("serve", "video"),
     ("upscaler",),
     ("bench",),
     ("doctor",),

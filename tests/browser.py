@@ -71,16 +71,17 @@ class Page:
         """A command of the DevTools protocol, to the tab."""
         return self._send(method, self._session, **parameters)
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a file and wait until its script is done."""
+    def open(self, place: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Load a file or an address and wait until its script is done."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.resolve().as_uri())
         until = time.monotonic() + TIMEOUT
-        while self.evaluate("document.readyState") != "complete" and time.monotonic() < until:
+        loaded = "document.readyState === 'complete' && location.href !== 'about:blank'"
+        while not self.evaluate(loaded) and time.monotonic() < until:
             time.sleep(0.05)
 
     def evaluate(self, expression: str) -> Any:
@@ -88,6 +89,19 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """What a person does with a file input."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def wait_for(self, expression: str) -> None:
+        """Until a JavaScript expression is true."""
+        until = time.monotonic() + TIMEOUT
+        while not self.evaluate(expression):
+            assert time.monotonic() < until, f"{expression} never came true"
+            time.sleep(0.05)
 
     def problems(self) -> list[str]:
         """Script errors and error messages so far."""

@@ -1,0 +1,1 @@
+"""The page for people: three files, nothing from anywhere else."""
