@@ -42,6 +42,9 @@ LEAST_CALLS = 350
 """Of probes, that a job comes to at least, or it is not measured: opening two engines and holding their numbers
 against each other takes as long as some fifteen of them."""
 
+ALONE_SECONDS = 0.5
+"""More than an engine alone takes to open and to be timed; what took longer was chance, and is tried again."""
+
 TURNS = 7
 
 THOROUGH_TURNS = 25
@@ -152,23 +155,24 @@ class Chooser:
         """For a job with up to so many images at once."""
         side = SIDES[-1] if workload is None else size_class(workload.height, workload.width)
         known, problem = self.known(side)
-        if known is not None and not self._worth_completing(known[0], workload):
+        usable = known is not None and known[0].compares
+        if known is not None and usable and not self._worth_measuring(known[0], workload):
             return self._decision("known", known, most, problem)
-        hurried = False
-        if workload is not None and workload.pixels >= LEAST_CALLS * PIXELS_PER_CALL:
+        if workload is not None and self._worth_measuring(known[0] if known else None, workload):
             table = self.measure(side, workload)
-            hurried = not table.compares
-            if table.best() is not None and not hurried:
+            known = table, self._wall_clock()
+            if table.best() is not None:
                 problem = self.keep(side, table) or problem
-                return self._decision("measured", (table, self._wall_clock()), most, problem)
-        best = known or self._best_known(side)
+            if table.compares and table.best() is not None:
+                return self._decision("measured", known, most, problem)
+        best = known if usable else self._best_known(side)
         if best is not None:
             return self._decision("known", best, most, problem)
-        why = "nothing was measured so far"
-        if hurried:
+        why = "so small a job is not measured"
+        if workload is None:
+            why = "nothing was measured so far"
+        elif known is not None:
             why = "there was no time to compare"
-        elif workload is not None:
-            why = "so small a job is not measured"
         reason = f"a safe guess: {why}; `espan-deploy bench --choose` measures"
         return Decision(self.engines[0].backend, self.engines[0].precision, most, "guess", reason, problem=problem)
 
@@ -196,18 +200,23 @@ class Chooser:
         """For later runs. Returns why that was not possible, or ""."""
         return keep(self._key(side), table.to_json(), clock=self._wall_clock)
 
-    def _worth_completing(self, table: Table, workload: Workload | None) -> bool:
-        """Whether a job pays for what an earlier one had no time for."""
-        best = table.best()
-        if table.complete or workload is None or best is None or best.ms is None:
+    def _worth_measuring(self, known: Table | None, workload: Workload | None) -> bool:
+        """Whether a job pays for measuring at all, or for what an earlier one had no time for."""
+        if workload is None or workload.pixels < LEAST_CALLS * PIXELS_PER_CALL:
             return False
-        return _budget_s(workload, best.ms) > 1.5 * table.seconds
+        if known is None:
+            return True
+        best = known.best()
+        if known.complete or best is None or best.ms is None:
+            return False
+        spent = known.seconds if known.compares else min(known.seconds, ALONE_SECONDS)
+        return _budget_s(workload, best.ms) > 1.5 * spent
 
     def _best_known(self, side: int) -> tuple[Table, float] | None:
         """Of any age, of this size class or another."""
         for each in sorted(SIDES, key=lambda other: abs(other - side)):
             known, _ = self.known(each, max_age_s=None)
-            if known is not None:
+            if known is not None and known[0].compares:
                 return known
         return None
 

@@ -141,6 +141,22 @@ class TestCost:
         one_call_too_many = 0.06 * THREADS
         assert spent <= min(MAX_SECONDS, MAX_SHARE * calls * 0.02) + one_call_too_many
 
+    def test_of_a_small_network_the_loaded_engines_precisions_are_compared(self, model: ModelFile) -> None:
+        """Five per cent of so short a job would not open a second engine, and nothing would ever be known."""
+        machine = Machine(model, fp32=0.002, bf16=0.001, other=0.003)
+        assert taken(machine.decide(job(LEAST_CALLS))) == ("measured", "first", "bf16")
+        assert not machine.other.log
+        assert taken(machine.decide(job(LEAST_CALLS))) == ("known", "first", "bf16")
+
+    def test_what_could_not_be_compared_is_not_tried_in_vain_again(self, model: ModelFile) -> None:
+        machine = Machine(model, fp32=0.002, other=0.001)
+        del machine.first.seconds["bf16"]
+        assert taken(machine.decide(job(LEAST_CALLS))) == ("guess", "first", "fp32")
+        before = machine.clock()
+        assert taken(machine.decide(job(LEAST_CALLS))) == ("guess", "first", "fp32")
+        assert machine.clock() == before
+        assert taken(machine.decide(job(50_000))) == ("measured", "other", "fp32")
+
     def test_a_small_job_is_not_measured(self, model: ModelFile) -> None:
         machine = Machine(model)
         decision = machine.decide(job(LEAST_CALLS - 1))
