@@ -4,8 +4,9 @@ python benchmarks/choice.py --photos DIR [--model espan.onnx] [--small] [--count
 
 Whole processes are timed, start-up included. "auto, unknown" finds no verdict and measures; "auto, known" finds the one
 that a run before has left. What a run found out about compiling is kept for all. A forced choice that auto may not
-take, for its numbers, is shown and does not count as the best. --small: a made-up network a fifth of ESPAN's size, too
-(needs the extra `export`).
+take, for its numbers, is shown and does not count as the best. Core-seconds are what the processors worked: where
+others use the machine too, they say more than seconds. --small: a made-up network a fifth of ESPAN's size, too (needs
+the extra `export`).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Contest:
         self.threads = () if threads is None else ("--threads", str(threads))
         self.forced = [f"{each.name} {p}" for each in usable_on_cpu() for p in each.usable_precisions()]
         self.seconds: dict[str, list[float]] = {name: [] for name in (UNKNOWN, KNOWN, *self.forced)}
+        self.core_seconds: dict[str, list[float]] = {name: [] for name in self.seconds}
         self.engines: dict[str, dict[str, Any]] = {}
 
     def round(self) -> None:
@@ -54,15 +56,17 @@ class Contest:
         for name in self.seconds:
             if name == UNKNOWN:
                 self.forget_verdicts()
-            self.seconds[name].append(self.timed(name))
+            seconds, core_seconds = self.timed(name)
+            self.seconds[name].append(seconds)
+            self.core_seconds[name].append(core_seconds)
 
-    def timed(self, name: str) -> float:
-        """Seconds of one run."""
+    def timed(self, name: str) -> tuple[float, float]:
+        """Seconds and core-seconds of one run."""
         output = self.scratch / "output"
         engine, precision = ("auto", "auto") if name in (UNKNOWN, KNOWN) else name.split()
         choice = ("--engine", engine, "--precision", precision, "--model", self.model, *self.threads)
         command = [sys.executable, "cli.py", "upscale", self.photos, output, *choice, "--format", "png", "--json"]
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), children_seconds()
         done = subprocess.run(
             list(map(str, command)),
             check=True,
@@ -70,10 +74,10 @@ class Contest:
             capture_output=True,
             env={**os.environ, CACHE_VARIABLE: str(self.cache)},
         )
-        seconds = time.perf_counter() - start
+        seconds, core_seconds = time.perf_counter() - start, children_seconds() - worked
         shutil.rmtree(output)
         self.engines[name] = json.loads(done.stdout)["engine"]
-        return seconds
+        return seconds, core_seconds
 
     def forget_verdicts(self) -> None:
         """Choices, and nothing else that was found out."""
@@ -90,7 +94,9 @@ class Contest:
         return {
             "model": self.model.name,
             "seconds": self.seconds,
+            "core_seconds": self.core_seconds,
             "medians": medians,
+            "core_medians": {name: statistics.median(values) for name, values in self.core_seconds.items()},
             "best": best,
             "auto_over_best": {name: medians[name] / medians[best] for name in (UNKNOWN, KNOWN)},
             "barred": barred,
@@ -104,11 +110,22 @@ def show(report: dict[str, Any]) -> None:
     for name, seconds in report["medians"].items():
         ratio = seconds / report["medians"][report["best"]]
         spread = f"{min(report['seconds'][name]):.2f} to {max(report['seconds'][name]):.2f}"
-        print(f"  {name:<18}{seconds:8.2f} s ({spread}){ratio:7.3f} of the best  {report['barred'].get(name, '')}")
+        core_seconds = report["core_medians"][name]
+        core_ratio = core_seconds / report["core_medians"][report["best"]]
+        print(
+            f"  {name:<18}{seconds:8.2f} s ({spread}){ratio:7.3f} of the best;"
+            f"{core_seconds:8.2f} core-seconds,{core_ratio:7.3f}  {report['barred'].get(name, '')}"
+        )
     for name, reason in report["taken"].items():
         print(f"  {name}: {reason}")
     within = all(ratio <= ALLOWED for ratio in report["auto_over_best"].values())
     print(f"  auto is {'within' if within else 'NOT within'} {ALLOWED - 1:.0%} of {report['best']}")
+
+
+def children_seconds() -> float:
+    """That all processes started here, and ended, have kept processors busy."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def small_model(scratch: Path) -> Path:
