@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -210,7 +209,6 @@ class PngSink(StreamSink):
     ) -> None:
         super().__init__(file, picture, height, width, scale)
         self.level, self.deep = level, deep
-        self.fast = fpng_encoder() if level == 1 and not deep and picture.channels >= 3 else None
         self.stream = png.Stream()
         self._write(
             png.head(
@@ -226,15 +224,7 @@ class PngSink(StreamSink):
 
     def parts(self, pixels: Pixels) -> Iterator[png.Piece]:
         """The band's strips, compressed."""
-        return map(self._piece, png.strips(pixels))
-
-    def _piece(self, strip: Pixels) -> png.Piece:
-        if self.fast is not None:
-            try:
-                return png.fast_deflated(strip, self.fast)
-            except ValueError:
-                pass  # a stream that cannot be spliced: zlib's always can
-        return png.deflated(strip, self.level)
+        return (png.deflated(strip, self.level) for strip in png.strips(pixels))
 
     def commit(self, part: png.Piece) -> None:
         """Write a strip."""
@@ -251,17 +241,21 @@ class JpegSink(StreamSink):
     def __init__(self, file: BinaryIO, picture: Picture, height: int, width: int, scale: int, *, quality: int) -> None:
         super().__init__(file, picture, height, width, scale)
         self.quality = quality
-        self.strips = Strips(jpeg.strip_rows(width * picture.channels), height)
-        self.started = False
+        self.strips = Strips(jpeg.strip_rows(width, picture.channels), height)
+        self.written = 0
 
     def commit(self, part: Pixels) -> None:
         """Compress and write the strips that are full."""
         for strip in self.strips.cut(part):
-            image = Image.fromarray(strip)
-            image = image if self.picture.alpha is None else _on_white(image)
-            head, scan = jpeg.compressed(image, self.quality, **({} if self.started else self.pillow_head("jpeg")))
-            self._write(jpeg.BETWEEN_STRIPS if self.started else jpeg.with_height(head, self.height), scan)
-            self.started = True
+            pixels = strip if self.picture.alpha is None else np.asarray(_on_white(Image.fromarray(strip)))
+            head, scan = jpeg.taken_apart(jpeg.compressor()(pixels, self.quality))
+            self._write(jpeg.restart_marker(self.written) if self.written else self._head(head), scan)
+            self.written += 1
+
+    def _head(self, strip: bytes) -> bytes:
+        rows = self.strips.rows
+        blocks = -(-self.width // jpeg.BLOCK) * (rows // jpeg.BLOCK) if rows < self.height else 0
+        return jpeg.head_of_strips(strip, self.height, blocks, **self.pillow_head("jpeg"))
 
     def finish(self) -> None:
         """Write the end marker."""
@@ -354,19 +348,3 @@ def _on_white(band: Image.Image) -> Image.Image:
     solid = "L" if band.mode == "LA" else "RGB"
     white = Image.new(band.mode, band.size, (255,) * len(band.getbands()))
     return Image.alpha_composite(white.convert("RGBA"), band.convert("RGBA")).convert(solid)
-
-
-@cache
-def fpng_encoder() -> Callable[[Any, int, int, int], bytes] | None:
-    """fpng's encoder, or None where it is not installed."""
-    try:
-        from fpng_py import fpng_encode_image_to_memory
-    except ImportError:
-        return None
-
-    def encode(pixels: Pixels, width: int, height: int, channels: int) -> bytes:
-        file: bytes = fpng_encode_image_to_memory(pixels, width, height, channels)
-        return file
-
-    encode(np.zeros((1, 1, 3), np.uint8), 1, 1, 3)  # its first call fills tables
-    return encode

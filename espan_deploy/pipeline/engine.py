@@ -122,8 +122,9 @@ class OpenEngine:
             tiles=TilePolicy(settings.tile, pixels_within(memory // 2, per_pixel, len(self.runners)), sides),
             batch=self._batch(details),
             in_flight_bytes=memory // 2,
-            decoders=max(1, min(4, self.threads // 4)),
-            encoders=max(1, min(8, self.threads // 2)),
+            decoders=max(1, self.threads // 4),
+            # Two at least, and one for every core: they hold no lock, and while one waits for the disk another works.
+            encoders=max(2, self.threads),
         )
 
     def _batch(self, details: Mapping[str, Any]) -> BatchPolicy:

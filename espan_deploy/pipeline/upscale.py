@@ -26,7 +26,7 @@ from espan_deploy.pipeline.report import FileReport, Report
 from espan_deploy.pipeline.run import Run, RunSettings
 from espan_deploy.stores import Destination, Endings, Entry, Source, open_stores
 
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 """Goes up when the same input, model and settings give other bytes than before."""
 
 

@@ -7,7 +7,6 @@ import hashlib
 import os
 import stat
 import tempfile
-import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -121,7 +120,6 @@ class FolderDestination:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{self.location} is not a folder", hint="name an output folder")
         self._manifest = Manifest(folder)
-        self._recording = threading.Lock()
 
     def __enter__(self) -> FolderDestination:
         self._manifest.__enter__()
@@ -158,8 +156,7 @@ class FolderDestination:
 
     def record(self, record: Record) -> None:
         """Put a record on disk. From any thread."""
-        with self._recording:
-            self._manifest.add(record)
+        self._manifest.add(record)
 
     def _remove_parts(self) -> None:
         """Remove what a killed run left half-written. The lock is ours, so nobody is writing them."""

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import FileIO
@@ -42,6 +43,9 @@ class Manifest:
         self.folder = folder
         self._file: FileIO | None = None
         self._torn = False
+        self._writing, self._syncing = threading.Lock(), threading.Lock()
+        self._written = self._synced = self._lost = 0
+        self._failure: OSError | None = None
         self._records: dict[tuple[str, str], Record] = {}
 
     def __enter__(self) -> Manifest:
@@ -74,16 +78,42 @@ class Manifest:
         return self._records.get((output, output_sha256))
 
     def add(self, record: Record) -> None:
-        """Record an output that is about to get its name; on disk when this returns. For one thread at a time."""
-        assert self._file is not None
-        # A line that a kill or a full disk cut off stays alone: the next one starts afresh.
-        line = (b"\n" if self._torn else b"") + json.dumps(asdict(record)).encode() + b"\n"
-        self._torn = True
-        if self._file.write(line) != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(self._file.fileno())
-        self._torn = False
-        self._remember(record)
+        """Record an output that is about to get its name; on disk when this returns. From any thread.
+
+        Lines of threads that wait at the same time get to the disk together: it takes as long for many as for one.
+        """
+        with self._writing:
+            assert self._file is not None
+            # A line that a kill or a full disk cut off stays alone: the next one starts afresh.
+            line = (b"\n" if self._torn else b"") + json.dumps(asdict(record)).encode() + b"\n"
+            self._torn = True
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._torn = False
+            self._written += 1
+            number = self._written
+        self._sync(number)
+        with self._writing:
+            self._remember(record)
+
+    def _sync(self, number: int) -> None:
+        """Wait until the line of this number is on disk; whoever comes first syncs for all that were written."""
+        with self._syncing:
+            if number <= self._lost and self._failure is not None:
+                # The system tells of lost writes once; whoever else they belonged to must hear of it all the same.
+                raise OSError(self._failure.errno, self._failure.strerror)
+            if number <= self._synced:
+                return
+            with self._writing:
+                assert self._file is not None
+                written, file = self._written, self._file.fileno()
+            try:
+                os.fsync(file)
+            except OSError as exc:
+                with self._writing:  # what was written meanwhile shares its blocks
+                    self._lost, self._failure = self._written, exc
+                raise
+            self._synced = written
 
     def _remember(self, record: Record) -> None:
         # By contents too: a run killed just before renaming leaves the line of the new and the file of the old.

@@ -44,10 +44,19 @@ def whole(pixels: NDArray[np.uint8], quality: int = 90) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def low_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jpeg, "STRIP_BYTES", 1)  # strips of 64 rows
+    monkeypatch.setattr(jpeg, "STRIP_BYTES", 1)  # strips of 8 rows
 
 
-@pytest.mark.usefixtures("low_strips")
+@pytest.fixture(params=["imagecodecs", "Pillow"])
+def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "imagecodecs":
+        pytest.importorskip("imagecodecs")
+    else:
+        monkeypatch.setattr(jpeg, "compressor", lambda: jpeg._by_pillow)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("low_strips", "encoder")
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("quality", [30, 100])
 @pytest.mark.parametrize(
@@ -57,13 +66,15 @@ def test_strips_hold_what_the_whole_would(shape: tuple[int, int], cuts: list[int
     pixels = photograph(*shape, channels)
     file = written(pixels, cuts, quality)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), whole(pixels, quality))
-    assert file.count(jpeg.BETWEEN_STRIPS) >= (shape[0] - 1) // 64
+    markers = sum(file.count(jpeg.restart_marker(number)) for number in range(1, 9))
+    assert markers == (shape[0] - 1) // 8
 
 
 def test_strips_are_of_a_size() -> None:
-    assert jpeg.strip_rows(3 * 65_535) == jpeg.MARKERS_ROWS
-    assert jpeg.strip_rows(3 * 2040) % jpeg.MARKERS_ROWS == 0
-    assert jpeg.STRIP_BYTES / 2 < jpeg.strip_rows(3 * 2040) * 3 * 2040 <= jpeg.STRIP_BYTES
+    assert jpeg.strip_rows(65_535, 3) == jpeg.BLOCK
+    assert jpeg.strip_rows(2040, 3) % jpeg.BLOCK == 0
+    assert jpeg.STRIP_BYTES / 2 < jpeg.strip_rows(2040, 3) * 3 * 2040 <= jpeg.STRIP_BYTES
+    assert jpeg.strip_rows(8, 1) // jpeg.BLOCK <= jpeg.MAX_INTERVAL  # blocks between two markers
 
 
 @pytest.mark.usefixtures("low_strips")
@@ -80,8 +91,13 @@ def test_an_encoder_with_tables_for_each_image_gets_the_whole_one(monkeypatch: p
     pixels = photograph(150, 33, 3)
     picture = Picture(pixels, None, 8, "JPEG")
     assert isinstance(open_sink(io.BytesIO(), FORMATS["jpeg"], EncodeSettings(), picture, 1, deep=False), JpegSink)
-    real = Image.Image.save
-    monkeypatch.setattr(Image.Image, "save", lambda *args, **options: real(*args, **options | {"optimize": True}))
+
+    def optimised(strip: NDArray[np.uint8], quality: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(strip).save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+        return buffer.getvalue()
+
+    monkeypatch.setattr(jpeg, "compressor", lambda: optimised)
     jpeg.can_be_spliced.cache_clear()
     try:
         assert not jpeg.can_be_spliced()
