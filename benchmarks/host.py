@@ -1,4 +1,4 @@
-"""What the host costs beside the engine: a network of one convolution, on one core and on several.
+"""What the host costs beside the engine: a network of one convolution in OpenVINO, on one core and on several.
 
 python benchmarks/host.py [--photos DIR] [--cores 1 2] [--formats png jpeg] [--rounds 3]
 
@@ -66,7 +66,7 @@ def one_convolution(path: Path) -> Path:
 def run(photos: Path, model: Path, file_format: str, cores: int, scratch: Path) -> tuple[float, float, int]:
     """Seconds, core-seconds and bytes written of one process."""
     with tempfile.TemporaryDirectory(dir=scratch) as output:
-        choices = ("--engine", "onnxruntime", "--precision", "fp32", "--format", file_format, "--model", model)
+        choices = ("--engine", "openvino", "--precision", "fp32", "--format", file_format, "--model", model)
         command = [sys.executable, "cli.py", "upscale", str(photos), str(Path(output, "out")), *map(str, choices)]
         pinned = sorted(os.sched_getaffinity(0))[:cores]
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
