@@ -264,16 +264,32 @@ class DeepESA(ESA):
 class BSConv(nn.Module):
     """Blueprint separable convolution, unconstrained (Haase and Amthor, CVPR 2020): a 1x1, then a kxk per channel.
 
-    Keys: ``pw.weight`` (no bias), ``dw.{weight,bias}``. padding: "same" unless given.
+    Keys: ``pw.weight`` (no bias), ``dw.{weight,bias}``. padding: "same" unless given. mirrored: whether the border is
+    the image mirrored, and not zero.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, padding: int | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        mirrored: bool = False,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
         self.pw = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.dw = nn.Conv2d(out_channels, out_channels, kernel_size, stride, padding, groups=out_channels)
+        self.dw = nn.Conv2d(
+            out_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            groups=out_channels,
+            padding_mode="reflect" if mirrored else "zeros",
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.dw(self.pw(x))

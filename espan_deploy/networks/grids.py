@@ -34,13 +34,13 @@ def resize_nearest(x: Tensor, height: int, width: int) -> Tensor:
     agree up to 2200 pixels; over 5 or 7, one size in fifty has a row or two that float32 takes from the cell before.
     """
     for axis, size in ((2, height), (3, width)):
-        x = x.index_select(axis, torch.arange(size) * x.shape[axis] // size)
+        x = x.index_select(axis, torch.arange(size, device=x.device) * x.shape[axis] // size)
     return x
 
 
 def windows(x: Tensor, axis: int, starts: Tensor, length: int) -> Tensor:
     """The stretches ``starts[i] .. starts[i] + length - 1`` of one axis, as two axes in its place: (which, where)."""
-    picked = x.index_select(axis, (starts[:, None] + torch.arange(length)).flatten())
+    picked = x.index_select(axis, (starts[:, None] + torch.arange(length, device=x.device)).flatten())
     shape = [*x.shape]
     shape[axis : axis + 1] = [starts.shape[0], length]
     return picked.view(shape)
@@ -48,14 +48,14 @@ def windows(x: Tensor, axis: int, starts: Tensor, length: int) -> Tensor:
 
 def _max_of_cells(x: Tensor, axis: int, divisor: int) -> Tensor:
     """A cell is between ``divisor`` and 2 * divisor - 1 long: two stretches of ``divisor`` pixels cover it."""
-    first, last, _ = _cells(x.shape[axis], divisor)
+    first, last, _ = _cells(x, axis, divisor)
     stretches = F.max_pool2d(x, (divisor, 1) if axis == 2 else (1, divisor), stride=1)
     return torch.maximum(stretches.index_select(axis, first), stretches.index_select(axis, last - (divisor - 1)))
 
 
 def _mean_of_cells(x: Tensor, axis: int, divisor: int) -> Tensor:
-    first, last, longest = _cells(x.shape[axis], divisor)
-    position = first[:, None] + torch.arange(longest)
+    first, last, longest = _cells(x, axis, divisor)
+    position = first[:, None] + torch.arange(longest, device=x.device)
     inside = position <= last[:, None]
     weight = inside / (last - first + 1)[:, None]
     shape = [*x.shape]
@@ -64,8 +64,9 @@ def _mean_of_cells(x: Tensor, axis: int, divisor: int) -> Tensor:
     return (cells * (weight[:, :, None] if axis == 2 else weight)).sum(axis + 1)
 
 
-def _cells(size: int, divisor: int) -> tuple[Tensor, Tensor, int]:
-    """The first and the last pixel of each cell of an axis of this size, and the most that one can hold."""
+def _cells(x: Tensor, axis: int, divisor: int) -> tuple[Tensor, Tensor, int]:
+    """The first and the last pixel of each cell along an axis, and the most that one can hold."""
+    size = x.shape[axis]
     count = size // divisor
-    number = torch.arange(count)
+    number = torch.arange(count, device=x.device)
     return number * size // count, ((number + 1) * size - 1) // count, 2 * divisor - 1

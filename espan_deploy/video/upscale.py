@@ -50,8 +50,7 @@ MOST_WAITING = 32
 
 @dataclass(frozen=True)
 class FilmSettings:
-    """How films are written. codec: a name of CODECS, or "auto". crf: quality, preset: the encoder's
-    own word for how much work it spends on size; None for the codec's defaults.
+    """How films are written. codec: a name of CODECS, or "auto". crf: quality, None for the codec's default.
 
     start, end: seconds of the stretch wanted, None for all. preview: one frame only, from ``start`` or the middle, as
     two PNG files, before and after.
@@ -59,7 +58,6 @@ class FilmSettings:
 
     codec: str = "auto"
     crf: int | None = None
-    preset: str | None = None
     start: float | None = None
     end: float | None = None
     preview: bool = False
@@ -171,9 +169,7 @@ class FilmUpscaling(Upscaling):
         if not isinstance(self.destination, FolderDestination):
             raise InputError("films are written to folders of this machine", hint="name an output folder here")
         codec, scale = codec_named(self.films.codec, film), self.model.description.scale
-        settings = self.films
-        size = (film.height * scale, film.width * scale)
-        encoding = Encoding(codec, film, *size, settings.crf, settings.preset, self._threads)
+        encoding = Encoding(codec, film, film.height * scale, film.width * scale, self.films.crf, self._threads)
         encoding.opened()
         suffix = container_suffix(Path(name).suffix.lower(), codec)
         output = str(Path(name).with_suffix(suffix))

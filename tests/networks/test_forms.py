@@ -29,6 +29,18 @@ from espan_deploy.networks.rlfn.rcunet import RCUNet
 from espan_deploy.networks.rlfn.rfdn import RFDNSPAN
 from espan_deploy.networks.rlfn.rlfn import RESIDUAL, RLFN, SHORT, rep_rlfn
 from espan_deploy.networks.rlfn.sepsr import SepSRNet
+from espan_deploy.networks.safmn.amcanet import AMCANet
+from espan_deploy.networks.safmn.dan import DAN
+from espan_deploy.networks.safmn.fmdn import FMDN
+from espan_deploy.networks.safmn.hannahsr import HannahSR
+from espan_deploy.networks.safmn.hfenet import HFENet
+from espan_deploy.networks.safmn.maan import MAAN
+from espan_deploy.networks.safmn.moasr import MoASR
+from espan_deploy.networks.safmn.mvfmnet import MVFMNet
+from espan_deploy.networks.safmn.safmn import SAFMN
+from espan_deploy.networks.safmn.safmnv3 import EXPAND_REP_NET, FRNET, FUSED, JOINT, BranchedModulation, SAFMNv3
+from espan_deploy.networks.safmn.sgsdn import SGSDN
+from espan_deploy.networks.safmn.vscinet import VSCINet
 from espan_deploy.networks.span.dscf import DSCFFused
 from espan_deploy.networks.span.ecas import ECAS
 from espan_deploy.networks.span.espan import ESPAN
@@ -40,10 +52,6 @@ from espan_deploy.networks.span.spanv2 import SPANV2
 from espan_deploy.networks.span.tdesr import TDESR
 from espan_deploy.networks.span.teninone import TenInOneConv, TenInOneSR
 from espan_deploy.networks.span.tsr import TSR
-from espan_deploy.networks.windows.haesr import HAESR
-from espan_deploy.networks.windows.hitsr import bvi_srf, hit_srf
-from espan_deploy.networks.windows.scmsr import SCMSR
-from espan_deploy.networks.windows.srformer import PartialSRFormer
 
 Make = Callable[[int], nn.Module]
 
@@ -100,13 +108,27 @@ DEPLOY: dict[str, Make] = {
     "glorenet": lambda scale: GLoReNet(channels=8, esa_blocks=1, esa_channels=4, scale=scale),
     "fsanet": lambda scale: FSANet(channels=8, attention_channels=3, blocks=2, kernel_sizes=(3,), scale=scale),
     "sfnet": lambda scale: SFNet(channels=8, blocks=2, experts=2, scale=scale),
-    "hit-srf": lambda scale: hit_srf(channels=40, hidden=24, heads=2, groups=1, scale=scale),
-    "bvi-srf": lambda scale: bvi_srf(channels=20, hidden=24, scale=scale),
-    "partial-srformer": lambda scale: PartialSRFormer(
-        channels=8, hidden=12, heads=2, depths=(2, 1), window=8, scale=scale
+    "safmnv3": lambda scale: SAFMNv3(channels=8, pooled=3, hidden=10, blocks=2, scale=scale),
+    "frnet": lambda scale: SAFMNv3(
+        channels=8, pooled=3, hidden=10, blocks=2, scale=scale, design=FRNET, modulation=FUSED
     ),
-    "scmsr": lambda scale: SCMSR(channels=14, depths=(1, 2), window=8, scale=scale),
-    "haesr": lambda scale: HAESR(channels=16, esa_channels=4, blocks=2, kernel_size=5, scale=scale),
+    "expand-rep-net": lambda scale: SAFMNv3(
+        channels=8, pooled=3, hidden=10, blocks=2, scale=scale, design=EXPAND_REP_NET, modulation=JOINT
+    ),
+    "safmn": lambda scale: SAFMN(channels=9, hidden=10, blocks=2, levels=3, scale=scale),
+    "dan": lambda scale: DAN(channels=8, blocks=2, scale=scale),
+    "zenosr": lambda scale: DAN(channels=6, blocks=2, scale=scale, weighted=True),
+    "vscinet": lambda scale: VSCINet(channels=8, blocks=2, scale=scale),
+    "mvfmnet": lambda scale: MVFMNet(channels=6, blocks=2, scale=scale),
+    "moasr": lambda scale: MoASR(channels=6, expert_widths=(2, 3), kernel_size=5, blocks=2, scale=scale),
+    "maan": lambda scale: MAAN(channels=8, hidden=12, depths=(1, 2), scale=scale),
+    "sgsdn": lambda scale: SGSDN(channels=6, blocks=2, scale=scale),
+    "amcanet": lambda scale: AMCANet(channels=6, hidden=8, blocks=2, heads=3, scale=scale),
+    "hfenet": lambda scale: HFENet(channels=5, wide=6, squeezed=2, hidden=8, kernel_size=5, blocks=2, scale=scale),
+    "fmdn": lambda scale: FMDN(channels=12, distilled=4, esa_channels=3, hidden=8, blocks=3, scale=scale),
+    "hannahsr": lambda scale: HannahSR(
+        channels=12, distilled=4, esa_channels=3, hidden=8, heads=2, blocks=2, scale=scale
+    ),
 }
 
 TRAINING: dict[str, Make] = {
@@ -135,6 +157,9 @@ TRAINING: dict[str, Make] = {
         channels=8, attention_channels=3, blocks=2, kernel_sizes=(1, 3), scale=scale, training_form=True
     ),
     "sfnet": lambda scale: SFNet(channels=8, blocks=2, experts=2, scale=scale, conv=Conv3XC),
+    "frnet": lambda scale: SAFMNv3(
+        channels=8, pooled=3, hidden=10, blocks=2, scale=scale, design=FRNET, modulation=BranchedModulation
+    ),
 }
 
 PASSES = {"arrlfn": 2}

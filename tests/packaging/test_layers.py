@@ -35,7 +35,6 @@ LAYERS = (
     ("serve", "video"),
     ("upscaler",),
     ("bench",),
-    ("doctor",),
     ("cli",),
 )
 """In the order data flows. A module may import from its own room and from those before it."""

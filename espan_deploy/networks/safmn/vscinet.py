@@ -1,0 +1,111 @@
+"""VSCINet: NTIRE 2026 efficient SR, team XuptSR ("Variance-Guided Spatial-Channel Context Interaction Network").
+
+DAN's block with depthwise kernels of four shapes in place of its depthwise 3x3, and a learnt mix of the pooled image
+and the variance. Its channel attention sees local windows of 72 pixels too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espan_deploy.networks.blocks import Normalise
+from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
+from espan_deploy.networks.safmn.blocks import SpatialModulation, depthwise, upsampler
+from espan_deploy.networks.safmn.local_attention import ChannelAttention
+
+
+class InceptionDWG(nn.Module):
+    """A quarter of the channels each through a depthwise 3x3, 5x3, 3x5 and two 3x3 in a chain."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        quarter = channels // 4
+        self.conv2_1 = depthwise(quarter, 3, bias=False)
+        self.conv2_2 = depthwise(quarter, (5, 3), bias=False)
+        self.conv2_3 = depthwise(quarter, (3, 5), bias=False)
+        self.conv2_4 = nn.Sequential(depthwise(quarter, 3, bias=False), depthwise(quarter, 3, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shapes = (self.conv2_1, self.conv2_2, self.conv2_3, self.conv2_4)
+        return torch.cat([conv(part) for conv, part in zip(shapes, x.chunk(4, 1), strict=True)], 1)
+
+
+class MultiScale(nn.Module):
+    """A 1x1 and the four depthwise shapes.
+
+    residual: whether the input is added, and GELU follows.
+    """
+
+    def __init__(self, channels: int, *, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.dwc = InceptionDWG(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dwc(self.conv1(x))
+        return F.gelu(out + x) if self.residual else out
+
+
+class Block(nn.Module):
+    """Distillation of three steps, then spatial modulation and channel attention, and one residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.c1_d = nn.Conv2d(channels, half, 1)
+        self.c1_r = MultiScale(channels, residual=True)
+        self.c2_d = nn.Conv2d(channels, half, 1)
+        self.c2_r = MultiScale(channels, residual=True)
+        self.c3 = nn.Conv2d(channels, half, 3, padding=1, groups=half)
+        self.c4 = nn.Conv2d(3 * half, channels, 1)
+        self.local_handle = MultiScale(channels, residual=True)
+        self.spatial_attn = SpatialModulation(channels, learnt_mix=True)
+        self.channel_attn = ChannelAttention(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.c1_r(x)
+        second = self.c2_r(first)
+        kept = [F.gelu(conv(features)) for conv, features in ((self.c1_d, x), (self.c2_d, first), (self.c3, second))]
+        out = self.local_handle(self.c4(torch.cat(kept, 1)))
+        attended: Tensor = self.channel_attn(self.spatial_attn(out)) + x
+        return attended
+
+
+class VSCINet(nn.Module):
+    """x: (N, 3, H, W) RGB in [0, 1], H and W at least 8. Returns (N, 3, scale * H, scale * W), not clipped."""
+
+    def __init__(self, *, channels: int = 20, blocks: int = 5, scale: int = 4) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.normalise = Normalise(1.0)
+        self.to_feat = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        for i in range(blocks):
+            self.add_module(f"B{i + 1}", Block(channels))
+        self.fuse = nn.Sequential(
+            nn.Conv2d(blocks * channels, channels, 1, bias=False), nn.GELU(), MultiScale(channels, residual=False)
+        )
+        self.to_img = upsampler(channels, scale, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.to_feat(self.normalise(x))
+        out, outputs = shallow, []
+        for i in range(1, self.blocks + 1):
+            out = self.get_submodule(f"B{i}")(out)
+            outputs.append(out)
+        upscaled: Tensor = self.to_img(self.fuse(torch.cat(outputs, 1)) + shallow) + self.normalise.mean
+        return upscaled
+
+
+def build(shapes: Shapes) -> Architecture:
+    """A VSCINet of the width, depth and scale that the shapes tell."""
+    scale = scale_of_tail(shapes["to_img.0.weight"][0])
+    module = VSCINet(channels=shapes["to_feat.weight"][0], blocks=count_numbered(shapes, "B{}."), scale=scale)
+    return Architecture(module, scale, "deploy", min_size=SpatialModulation.divisor)
+
+
+def reference() -> VSCINet:
+    """XuptSR's, 2026."""
+    return VSCINet()
