@@ -14,7 +14,6 @@ proof          ``proof.py``                        how far the model is from the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from espan_deploy.fold import Borders, FoldReport, fold
 from espan_deploy.graph import Complexity, SizedGraph, complexity, reach
 from espan_deploy.graph.batch import with_free_batch
 from espan_deploy.proof import PARITY_TOLERANCE, Proof, model_function, prove
+from espan_deploy.proof_tiles import with_proven_tiles
 from espan_deploy.sources import ONNX_SUFFIX, Source, graph_source, network_source
 
 if TYPE_CHECKING:
@@ -214,8 +214,9 @@ def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deploymen
     after = complexity(sized)
     described = _describe(sized, after, takes, original)
     model = _valid(ir.to_proto(folded))
+    function = model_function(model, described, source.path)
     proof = prove(
-        model_function(model, described, source.path),
+        function,
         original.forward,
         takes,
         value_range=original.value_range,
@@ -224,7 +225,7 @@ def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deploymen
     if not proof.holds:
         raise _disproved(proof, source, exact=not report.sites or borders == "exact")
     description = replace(
-        described,
+        with_proven_tiles(described, function, takes),
         min_size=proof.least,
         max_batch=described.max_batch or proof.max_batch,
         verified_at=proof.sizes,
@@ -254,15 +255,18 @@ def _disproved(proof: Proof, source: Source, *, exact: bool) -> VerificationErro
 
 
 def _describe(graph: SizedGraph, cost: Complexity, takes: Takes, original: Original) -> ModelDescription:
-    seen, source = reach(graph), original.source
+    seen, source = reach(graph, multiple=takes.multiple, least=takes.least), original.source
     batch = graph.input.shape[0] if graph.input.shape else None
     return ModelDescription(
         network=source.network,
         title=source.title,
         scale=takes.scale,
         halo=seen.halo,
+        tile_multiple=seen.tile_multiple,
+        local_halo=seen.local_halo,
+        halo_reason=seen.why,
         value_range=original.value_range,
-        size_multiple=math.lcm(seen.size_multiple, takes.multiple),
+        size_multiple=takes.multiple,
         min_size=takes.least,
         fixed_size=takes.fixed,
         padding=takes.padding,

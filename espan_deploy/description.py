@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -26,8 +27,9 @@ class ModelDescription:
     """What a user of the model must know.
 
     network, title: the catalogue's name and title, or those of a user's class or file.
-    halo: low-resolution pixels around a tile that its result depends on; None where no halo is enough, because
-        an operator sees the whole image.
+    halo: low-resolution pixels around a tile that its result depends on, where tiles start at multiples of
+        tile_multiple; None where no halo is enough: halo_reason says then why, and local_halo how far the operators
+        see that do not see the whole image.
     size_multiple, min_size: height and width must be multiples of the one and at least the other (1: any size).
     fixed_size: the only height and width the graph takes, or None.
     padding: what an image of another size is continued with, on its right and lower side, before it goes in.
@@ -43,6 +45,9 @@ class ModelDescription:
     title: str
     scale: int
     halo: int | None
+    tile_multiple: int = 1
+    local_halo: int = 0
+    halo_reason: str = ""
     value_range: float = 1.0
     size_multiple: int = 1
     min_size: int = 1
@@ -61,6 +66,11 @@ class ModelDescription:
     source_sha256: str = ""
     unfolded: Mapping[str, int | None] = field(default_factory=dict)
     fold_report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tile_step(self) -> int:
+        """Tiles start at multiples of this: as their result, and the sizes the network takes, ask for."""
+        return math.lcm(self.size_multiple, self.tile_multiple)
 
     def to_metadata(self) -> dict[str, str]:
         """The ONNX metadata that :func:`description_from_metadata` reads back."""

@@ -103,7 +103,7 @@ class Lane:
         height, width = image.shape[:2]
         if halo is None:
             raise InferenceError(f"not enough memory for {height}x{width}, and this network cannot be tiled: {reason}")
-        multiple = self.description.size_multiple
+        multiple = self.description.tile_step
         half = -(-(max(height, width) // 2 + halo) // multiple) * multiple
         limits = (half, width) if height >= width else (height, half)
         try:

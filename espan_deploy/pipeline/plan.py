@@ -58,7 +58,7 @@ class TilePolicy:
                     hint="use --tile none, with enough memory",
                 )
             return plan_tiles(height, width, (height, width), 0)
-        return plan_tiles(height, width, limits, description.halo, description.size_multiple)
+        return plan_tiles(height, width, limits, description.halo, description.tile_step)
 
 
 @dataclass(frozen=True)

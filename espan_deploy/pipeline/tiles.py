@@ -40,12 +40,14 @@ def plan_spans(side: int, limit: int, halo: int, multiple: int = 1) -> list[Span
     """Split one side into spans whose computed part is at most ``limit`` long, all equally long.
 
     At the image's own border a span ends exactly there, so zero padding falls where it falls on the whole image.
-    side must be a multiple of ``multiple``, and so is every low and high. Raises InputError where ``limit`` leaves
-    nothing between two halos.
+    Every low is a multiple of ``multiple``, and every length but the last, which takes what is left. Raises InputError
+    where ``limit`` leaves nothing between two halos.
     """
     if side <= limit:
         return [Span(0, side, 0, side)]
     halo = _round_up(halo, multiple)
+    rest = side % multiple
+    limit -= rest
     limit -= limit % multiple
     step = limit - 2 * halo
     if step < multiple:
@@ -53,12 +55,13 @@ def plan_spans(side: int, limit: int, halo: int, multiple: int = 1) -> list[Span
             f"tiles of {limit} leave nothing between two halos of {halo}",
             hint=f"use --tile {_round_up(4 * halo + multiple, 32)} or more, or --tile none",
         )
-    count = max(2, math.ceil((side - 2 * halo) / step))
+    count = max(2, math.ceil((side - rest - 2 * halo) / step))
     # Equal lengths make equal shapes: one engine shape, and batches. The last ones overlap a little more.
-    length = min(limit, _round_up(math.ceil((side + (count - 1) * 2 * halo) / count), multiple))
-    lows = [min(index * (length - 2 * halo), side - length) for index in range(count)]
+    length = min(limit, _round_up(math.ceil((side - rest + (count - 1) * 2 * halo) / count), multiple))
+    lows = [min(index * (length - 2 * halo), side - rest - length) for index in range(count)]
     edges = [0, *(low + halo for low in lows[1:]), side]
-    return [Span(edges[i], edges[i + 1], low, low + length) for i, low in enumerate(lows)]
+    highs = [*(low + length for low in lows[:-1]), side]
+    return [Span(edges[i], edges[i + 1], lows[i], highs[i]) for i in range(count)]
 
 
 def plan_tiles(height: int, width: int, limits: tuple[int, int], halo: int, multiple: int = 1) -> list[list[Tile]]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from sized import STRUCTURES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -96,9 +97,8 @@ def networks(draw: st.DrawFn) -> ir.Model:
 def test_nothing_beyond_the_halo_changes(model: ir.Model, offset: int) -> None:
     seen = reach(SizedGraph(model))
     assert seen.halo is not None
-    assert seen.scale is not None
     size = 2 * seen.halo + 8
-    size += -size % seen.size_multiple
+    size += -size % 4
     at = size // 2 + offset - 2
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
     image = np.random.default_rng(1).random((1, CHANNELS, size, size), np.float32)
@@ -108,13 +108,13 @@ def test_nothing_beyond_the_halo_changes(model: ir.Model, offset: int) -> None:
 
     changed = np.abs(after - before).max(axis=(0, 1)) > 0
     rows, columns = np.nonzero(changed)
-    assert float(seen.scale) == before.shape[2] / size
+    scale = before.shape[2] / size
     assert len(rows) > 0
     # The input pixel under an output pixel; tiles begin at whole multiples, so that of its block counts.
-    under = np.floor(np.concatenate([rows, columns]) / float(seen.scale)).astype(int)
-    block = under - under % seen.size_multiple
+    under = np.floor(np.concatenate([rows, columns]) / scale).astype(int)
+    block = under - under % seen.tile_multiple
     assert (at >= block - seen.halo).all()
-    assert (at < block + seen.size_multiple + seen.halo).all()
+    assert (at < block + seen.tile_multiple + seen.halo).all()
 
 
 class Resized(nn.Module):
@@ -142,36 +142,51 @@ def test_an_interpolated_shortcut_is_bounded(mode: str, halo: int) -> None:
 
     seen = reach(SizedGraph(onnx_from_module(module)))
 
-    assert (seen.halo, seen.scale) == (halo, 2)
+    assert (seen.halo, seen.tile_multiple) == (halo, 1)
 
 
-UNBOUNDED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "esa": (lambda: EFDN(channels=8), "has a stride"),
-    "global pooling": (lambda: Resized(lambda x: x.mean((2, 3), keepdim=True)), "may see the whole image"),
-    "reflect padding": (
-        lambda: nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"),
-        "mirrors the image at its border",
-    ),
+BOUNDED: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
+    # halo, and the multiple at which tiles start
+    "reflect padding": (lambda: nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), (1, 1)),
+    "strided": (lambda: nn.Sequential(nn.Conv2d(3, 12, 4, stride=2, padding=1), nn.PixelShuffle(2)), (2, 2)),
+    "windows of 4": (STRUCTURES["windows"][0], (5, 4)),
+    "a u shape": (STRUCTURES["u shape"][0], (4, 2)),
+    "blocks as channels": (STRUCTURES["channel shuffled"][0], (5, 2)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_windows_and_strides_are_bounded_where_tiles_start_with_them(name: str) -> None:
+    make, expected = BOUNDED[name]
+
+    seen = reach(SizedGraph(onnx_from_module(make().eval())), multiple=4, least=4)
+
+    assert (seen.halo, seen.tile_multiple) == expected
+
+
+UNBOUNDED: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
+    # why, and how far the rest sees
+    "esa": (lambda: EFDN(channels=8), "depend on the image's size", 150),
+    "global pooling": (lambda: Resized(lambda x: x.mean((2, 3), keepdim=True)), "sees the whole image", 1),
     "aligned corners": (
         lambda: Resized(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)),
-        "aligns corners",
+        "depend on the image's size",
+        1,
     ),
-    "strided": (
-        lambda: nn.Sequential(nn.Conv2d(3, 12, 4, stride=2, padding=1), nn.PixelShuffle(2)),
-        "has a stride",
-    ),
-    "attention over pixels": (lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.Softmax(dim=3)), "may see the whole image"),
+    "attention over pixels": (lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.Softmax(dim=3)), "sees the whole image", 0),
+    "shifted windows that wrap around": (STRUCTURES["windows, shifted"][0], "sees the whole image", 5),
 }
 
 
 @pytest.mark.parametrize("name", UNBOUNDED)
 def test_what_sees_the_whole_image_says_by_what(name: str) -> None:
-    make, why = UNBOUNDED[name]
+    make, why, local = UNBOUNDED[name]
 
-    seen = reach(SizedGraph(fold(onnx_from_module(make().eval())).model))
+    seen = reach(SizedGraph(onnx_from_module(make().eval())))
 
     assert seen.halo is None
     assert why in seen.why
+    assert seen.local_halo == local
 
 
 def test_space_to_depth_asks_for_whole_blocks() -> None:
@@ -180,4 +195,4 @@ def test_space_to_depth_asks_for_whole_blocks() -> None:
 
     seen = reach(SizedGraph(drawn.model()))
 
-    assert (seen.size_multiple, seen.scale, seen.halo) == (4, 1 / 4, 3)
+    assert (seen.tile_multiple, seen.halo) == (4, 3)

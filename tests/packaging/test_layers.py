@@ -28,7 +28,7 @@ LAYERS = (
     ("engine",),
     ("sources",),
     ("facts",),
-    ("proof",),
+    ("proof", "proof_tiles"),
     ("deploy",),
     ("stores",),
     ("pipeline",),
