@@ -112,7 +112,8 @@ def _seen_beyond(description: ModelDescription, model: Forward, takes: Takes) ->
 def _image(side: int, axis: int, description: ModelDescription, takes: Takes) -> Planes:
     _, narrow = takes.fit(1, NARROW)
     shape = (1, 3, side, narrow) if axis == 2 else (1, 3, narrow, side)
-    return soft_noise(np.random.default_rng(SEED), shape) * np.float32(description.value_range)
+    image: Planes = soft_noise(np.random.default_rng(SEED), shape) * np.float32(description.value_range)
+    return image
 
 
 def _cut(planes: Planes, axis: int, start: int, end: int) -> Planes:
