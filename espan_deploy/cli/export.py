@@ -180,16 +180,18 @@ def _target(checkpoint: Path, output: Path | None, engine: EngineOptions) -> Pat
 def _summary(deployment: Deployment, target: Path, engine: list[tuple[str, str]] | None) -> str:
     """What was made, a line a fact."""
     description, before, after = deployment.description, deployment.before, deployment.after
-    halo = "the whole image" if description.halo is None else f"{description.halo} pixels"
+    halo = f"depends on {description.halo} pixels around"
+    if description.halo is None:
+        halo = f"tiles are not exact: {description.halo_reason or 'an operator sees the whole image'}"
     lines = [
         ("network", f"{description.title}, {description.form} form, x{description.scale}"),
         ("parameters", f"{before.parameters / MILLION:.4f} M, folded {after.parameters / MILLION:.4f} M"),
         ("multiply-adds", f"{_giga(before)}, folded {_giga(after)}, at {before.height}x{before.width}"),
         ("convolutions", f"{before.convolutions}, folded {after.convolutions}"),
-        ("input", f"(N, 3, H, W) float32 RGB in [0, {description.value_range:g}], depends on {halo} around"),
+        ("input", f"(N, 3, H, W) float32 RGB in [0, {description.value_range:g}], {halo}"),
         ("output", f"(N, 3, {description.scale}H, {description.scale}W) float32"),
         ("verified", f"largest difference from the network {deployment.largest_difference:.1e} of its largest value"),
-        ("at", ", ".join(f"{height}x{width}" for _, height, width in description.verified_at)),
+        ("at", ", ".join(dict.fromkeys(f"{height}x{width}" for _, height, width in description.verified_at))),
     ]
     if deployment.border_difference > 0:
         border = f"{deployment.border_difference:.1e}, because borders were folded approximately"

@@ -88,11 +88,21 @@ def _facts_table(facts: dict[str, Any]) -> str:
         ("pixels", f"{facts['pixels']} {facts['color_order']} in [0, {facts['value_range']:g}], {facts['precision']}"),
         (
             "halo",
-            "the whole image: tiles cannot be exact" if halo is None else f"{halo} low-resolution pixels around a tile",
+            f"tiles cannot be exact: {facts['halo_reason'] or 'an operator sees the whole image'}"
+            if halo is None
+            else f"{halo} low-resolution pixels around a tile",
         ),
     ]
     if facts["min_size"] > 1:
         lines.append(("smallest image", f"{facts['min_size']}x{facts['min_size']}"))
+    if halo is not None and facts["tile_multiple"] > 1:
+        lines.append(("tiles start at", f"multiples of {facts['tile_multiple']}"))
+    if facts["max_batch"] is not None:
+        lines.append(("images a call", str(facts["max_batch"])))
+    if facts["verified_at"]:
+        lines.append(
+            ("verified at", ", ".join(dict.fromkeys(f"{height}x{width}" for _, height, width in facts["verified_at"])))
+        )
     if facts["size_multiple"] > 1:
         lines.append(("sizes", f"multiples of {facts['size_multiple']}"))
     if before := facts["unfolded"]:
