@@ -62,10 +62,9 @@ class Lane:
         result is None. Raises InferenceError for a single image only: the caller retries a failed batch one by one.
         """
         batch = images[0][None] if len(images) == 1 else np.stack(images)
-        batch, padded = self._padded(batch)
         redone = [False] * len(images)
         try:
-            if target is not None and not padded:
+            if target is not None:
                 self.runner.infer_into(batch, kept, target[None])
                 return [None], redone
             results = list(self.runner.infer(batch))
@@ -78,18 +77,7 @@ class Lane:
             if not ran_out_of_memory(exc):
                 raise
             results = [self._halved(image, exc) for image in batch]
-        if padded:
-            height, width = images[0].shape[0] * self.description.scale, images[0].shape[1] * self.description.scale
-            results = [result[:height, :width] for result in results]
         return list(results), redone
-
-    def _padded(self, batch: Pixels) -> tuple[Pixels, bool]:
-        """The batch at a size the network takes, its last rows and columns repeated."""
-        multiple, least = self.description.size_multiple, self.description.min_size
-        down, right = (-(-max(side, least) // multiple) * multiple - side for side in batch.shape[1:3])
-        if not down and not right:
-            return batch, False
-        return np.pad(batch, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge"), True
 
     def _alone(self, image: Pixels) -> tuple[Pixels, bool]:
         try:
