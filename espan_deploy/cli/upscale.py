@@ -201,6 +201,8 @@ def emit(report: Report, *, as_json: bool, listed: bool = False, talk: bool = Fa
     cache_problem = engine.get("choice", {}).get("cache_problem")
     if cache_problem:
         click.echo(f"without what earlier runs found out: {cache_problem}", err=True)
+    if report.remark:
+        click.echo(report.remark, err=True)
     if report.stopped_because:
         click.echo(f"stopped: {report.stopped_because}; the same command goes on from here", err=True)
     elif report.interrupted:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from espan_deploy.description import ModelDescription
-from espan_deploy.errors import InputError
+from espan_deploy.pipeline.approximate import approximate_halo
 from espan_deploy.pipeline.tiles import Tile, plan_tiles, tile_limits
 
 DEFAULT_BYTES_PER_PIXEL = 1600
@@ -36,8 +36,9 @@ class TilePolicy:
     max_sides: tuple[int, int] | None = None
 
     def plan(self, height: int, width: int, description: ModelDescription, *, share: float = 1.0) -> list[list[Tile]]:
-        """Rows of tiles for an image. Raises InputError where it must be cut but cannot be cut exactly.
+        """Rows of tiles for an image; where the network sees the whole image, they are approximate.
 
+        Raises InputError where tiles are too small for the halo.
         share: of ``max_pixels``, where something else takes the memory of the rest.
         """
         if self.tile == "none":
@@ -51,13 +52,7 @@ class TilePolicy:
         else:
             limits = (int(self.tile), int(self.tile))
         if description.halo is None:
-            if height > limits[0] or width > limits[1]:
-                raise InputError(
-                    f"{height}x{width} needs tiles of {limits[0]}x{limits[1]}, and this network looks at the whole "
-                    "image: tiles would show seams",
-                    hint="use --tile none, with enough memory",
-                )
-            return plan_tiles(height, width, (height, width), 0)
+            return plan_tiles(height, width, limits, approximate_halo(limits, description), description.tile_step)
         return plan_tiles(height, width, limits, description.halo, description.tile_step)
 
 

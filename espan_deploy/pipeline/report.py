@@ -89,6 +89,7 @@ class Report:
     startup_seconds: float = 0.0
     interrupted: bool = False
     stopped_because: str = ""
+    remark: str = ""
     ignored: dict[str, int] = field(default_factory=dict)
     skipped_folders: list[str] = field(default_factory=list)
     counts: Counter[Status] = field(default_factory=Counter)
@@ -142,6 +143,7 @@ class Report:
             "settings": self.settings,
             "interrupted": self.interrupted,
             "stopped_because": self.stopped_because,
+            "remark": self.remark,
             "counts": {
                 status: self.count(status)
                 for status in ("done", "damaged", "skipped", "failed", "planned", "not started")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from espan_deploy.backends.base import Runner
 from espan_deploy.errors import EspanDeployError, InputError
 from espan_deploy.files import display
+from espan_deploy.pipeline.approximate import measured_difference
 from espan_deploy.pipeline.infer import Fallback, Lane
 from espan_deploy.pipeline.jobs import Job
 from espan_deploy.pipeline.plan import BatchPolicy, TilePolicy, next_batch
@@ -60,6 +61,7 @@ class Run:
     EspanDeployError, those in flight are finished and ``stopped_because`` says why.
     runners: one for each inference thread; fallback: FP32, for what they cannot do.
     on_crash: called when a broken invariant ends the stages, so that jobs which are being waited for end too.
+    remark: where tiles are approximate, how far they are from the whole image, measured on the first that is cut.
     ``execute`` returns when every job has its outcome; ``stop`` lets those in flight finish and starts no more.
     """
 
@@ -78,6 +80,8 @@ class Run:
         self.lanes = [Lane(runner, fallback) for runner in runners]
         self.finished = 0
         self.stopped_because = ""
+        self.remark = ""
+        self._cut_approximately = self.description.halo is None
         self._jobs, self._taking = iter(jobs), threading.Lock()
         self._on_end, self._on_crash = on_end, on_crash
         self._lock = threading.Lock()
@@ -190,7 +194,17 @@ class Run:
             if batch:
                 self._infer(lane, batch)
 
+    def _measure_tiles(self, lane: Lane, region: Region) -> None:
+        """Once, on a part of an image as large as a call takes."""
+        with self._lock:
+            if not self._cut_approximately:
+                return
+            self._cut_approximately = False
+        self.remark = measured_difference(lane.runner, region.array(), display(region.work.job.input.name))
+
     def _infer(self, lane: Lane, batch: list[Region]) -> None:
+        if self._cut_approximately and sum(map(len, batch[0].work.rows)) > 1:
+            self._measure_tiles(lane, batch[0])
         start = time.perf_counter()
         try:
             target = batch[0].work.room_for(batch[0]) if len(batch) == 1 else None

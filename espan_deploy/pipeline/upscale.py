@@ -149,7 +149,7 @@ class Upscaling:
             self._run.execute(on_progress)
             self._finish(report, jobs)
         report.interrupted = self._stopped
-        report.stopped_because = self._run.stopped_because
+        report.stopped_because, report.remark = self._run.stopped_because, self._run.remark
         report.seconds = time.perf_counter() - self.started
         return self._with_left_out(report)
 

@@ -245,14 +245,29 @@ def test_sizes_that_the_network_does_not_take_are_padded(
     assert setup.result("a.png").shape == (13 * SCALE, 18 * SCALE, 3)
 
 
-def test_a_network_that_sees_everything_is_not_tiled(setup: Setup) -> None:
-    photo(setup.source / "a.png", 60, 60)
-    photo(setup.source / "b.png", 10, 10)
+def seeing_everything() -> NumpyRunner:
     runner = NumpyRunner()
-    runner.description = synthetic_description(halo=None)
-    reports = setup.run(runner, max_pixels=900)
-    assert statuses(reports) == ["failed", "done"]
-    assert "looks at the whole image" in reports[0].error
+    runner.description = synthetic_description(
+        halo=None, local_halo=HALO, halo_reason="ReduceMean sees the whole image"
+    )
+    return runner
+
+
+def test_a_network_that_sees_everything_is_cut_approximately_and_says_so_once(setup: Setup) -> None:
+    for name in ("a.png", "b.png"):
+        photo(setup.source / name, 200, 260)
+    reports = setup.run(seeing_everything(), max_pixels=900)
+    assert statuses(reports) == ["done", "done"]
+    assert all(report.tiles > 1 for report in reports)
+    assert "ReduceMean sees the whole image" in setup.last.remark
+    assert "they differ from the whole by nothing" in setup.last.remark  # it sees two pixels, whatever it says
+    assert setup.last.remark.count("png") == 1
+
+
+def test_an_image_that_fits_is_not_cut_and_nothing_is_said(setup: Setup) -> None:
+    photo(setup.source / "a.png", 60, 60)
+    assert statuses(setup.run(seeing_everything())) == ["done"]
+    assert setup.last.remark == ""
 
 
 def test_grey_alpha_and_sixteen_bits_go_through(setup: Setup) -> None:
