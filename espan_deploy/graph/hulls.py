@@ -27,8 +27,12 @@ MAX_ELEMENTS = 1 << 26
 """Of one value: more would take too long, and too much memory."""
 
 
+MAX_WORK = 1 << 30
+"""Elements of all values of one image together: some seconds."""
+
+
 class TooLargeError(Exception):
-    """A value of more than MAX_ELEMENTS."""
+    """More than MAX_ELEMENTS or MAX_WORK."""
 
 
 class Hulls:
@@ -42,6 +46,7 @@ class Hulls:
         shape = sizes.input_shape
         self.side = shape[axis]
         self._left: dict[ir.Value, int] = {}
+        self._work = 0
         places = np.arange(self.side, dtype=np.int16).reshape([-1 if a == axis else 1 for a in range(4)])
         self._hulls = {graph.input: Hull(np.broadcast_to(places, shape), np.broadcast_to(places, shape))}
         for node in graph.model.graph:
@@ -82,7 +87,9 @@ class Hulls:
 
     def _results(self, node: ir.Node) -> list[Hull]:
         shapes = [self.sizes.shape(output) for output in node.outputs]
-        if any(math.prod(shape or ()) > MAX_ELEMENTS for shape in shapes):
+        elements = [math.prod(shape or ()) for shape in shapes]
+        self._work += sum(elements)
+        if max(elements) > MAX_ELEMENTS or self._work > MAX_WORK:
             raise TooLargeError(f"{node.op_type} {node.name} is too large to follow")
         operator = _OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if operator is None and node.op_type in POINTWISE:
