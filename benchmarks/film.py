@@ -67,7 +67,7 @@ def run_stage(name: str, film: Path, prepared: Path, options: argparse.Namespace
     if name == "encode":
         results = np.load(prepared, mmap_mode="r")
         encoding = Encoding(
-            codec_named("h264", facts), facts, results.shape[1], results.shape[2], int(CRF), options.threads
+            codec_named("h264", facts), facts, results.shape[1], results.shape[2], int(CRF), threads=options.threads
         )
         with tempfile.TemporaryFile() as file:
             encoder = SegmentEncoder(encoding, SegmentWriter(file))

@@ -28,7 +28,12 @@ MOTO_PAGE = 50
 
 
 class Server:
-    """A server of S3's protocol. client: boto3's, of somebody who does not know us."""
+    """A server of S3's protocol.
+
+    client: boto3's, of somebody who does not know us. conditional: whether it heeds If-None-Match.
+    """
+
+    conditional = False
 
     def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
         import boto3
@@ -84,6 +89,7 @@ def rclone(folder: Path) -> Iterator[Server]:
 def moto() -> Iterator[Server]:
     """S3 in memory: conditional writes, ranges, multipart uploads that can be listed; any key is right."""
     with _running(lambda port: [sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(port)]) as server:
+        server.conditional = True
         server.client.create_bucket(Bucket=BUCKET)
         yield server
 
@@ -129,7 +135,8 @@ class Request:
 
 
 Trouble = Callable[[Request], "int | str | None"]
-"""What happens to a request: a status to answer with, "reset" to hang up, None to pass it on."""
+"""What happens to a request: a status to answer with, "reset" to hang up, "lose" to pass it on and hang up instead of
+answering, None to pass it on."""
 
 
 class Troublemaker:
@@ -168,8 +175,7 @@ class Troublemaker:
                 time.sleep(maker.delay)
                 order = maker.trouble(request)
                 if order == "reset":
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self._hang_up()
                     return
                 if isinstance(order, int):
                     self._reply(
@@ -180,9 +186,17 @@ class Troublemaker:
                 try:
                     connection.request(self.command, self.path, body, dict(self.headers.items()))
                     response = connection.getresponse()
-                    self._reply(response.status, dict(response.getheaders()), response.read())
+                    content = response.read()
+                    if order == "lose":
+                        self._hang_up()
+                    else:
+                        self._reply(response.status, dict(response.getheaders()), content)
                 finally:
                     connection.close()
+
+            def _hang_up(self) -> None:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
 
             def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
                 self.send_response_only(status)

@@ -37,7 +37,14 @@ class Moment(click.ParamType[float]):
 
 def film_options(command: F) -> F:
     """Add the options to a command, which takes them as one ``films``: the arguments of FilmSettings."""
-    names = {"video_codec": "codec", "crf": "crf", "start": "start", "end": "end", "preview": "preview"}
+    names = {
+        "video_codec": "codec",
+        "crf": "crf",
+        "preset": "preset",
+        "start": "start",
+        "end": "end",
+        "preview": "preview",
+    }
 
     @wraps(command)
     def gathered(**options: Any) -> Any:
@@ -56,6 +63,7 @@ def film_options(command: F) -> F:
                 "h264, and h265 beyond 8 bits.",
             ),
             click.option("--crf", type=click.IntRange(0, 63), help="Of films: constant quality, lower is better."),
+            click.option("--preset", metavar="NAME", help="Of films: the encoder's own word for speed against size."),
             click.option("--start", type=Moment(), help="Of films: begin there, like 90 or 1:30."),
             click.option("--end", type=Moment(), help="Of films: end there."),
             click.option("--preview", is_flag=True, help="Of films: one frame only, before and after, as PNG."),

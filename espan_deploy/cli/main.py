@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "Upscale pictures over HTTP.",
     "bench": "Measure a model's latency.",
     "inspect": "Say what a checkpoint, model or engine is.",
+    "doctor": "Check, build, verify and time everything on this machine.",
 }
 """Command -> its one line in --help. Each lives in the module of its name, imported when it is called."""
 

@@ -140,12 +140,16 @@ class _Engines:
 
 
 class _TrtRunners(Runner):
-    """One lane: a runner for bytes and one for floats, each opened when first asked for."""
+    """One lane: a runner for bytes and one for floats, each opened when first asked for.
+
+    last_stages_ms: of the last batch, as the runner has it that did it.
+    """
 
     def __init__(self, engines: _Engines, model: ModelFile) -> None:
         self._engines = engines
         self._runners: dict[str, TrtRunner] = {}
         self.description = model.description
+        self.last_stages_ms: dict[str, float] = {}
         self.info = self._get("uint8").info
 
     def _get(self, pixels: Pixels) -> TrtRunner:
@@ -159,7 +163,10 @@ class _TrtRunners(Runner):
         return self._runners[pixels]
 
     def _infer(self, images: Images) -> Images:
-        return self._of(images).infer(images)
+        runner = self._of(images)
+        result = runner.infer(images)
+        self.last_stages_ms = runner.last_stages_ms
+        return result
 
     def _infer_into(self, images: Images, kept: tuple[slice, slice], out: Images) -> None:
         self._of(images).infer_into(images, kept, out)

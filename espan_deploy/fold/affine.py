@@ -19,9 +19,15 @@ def barrier(node: ir.Node, kinds: Kinds) -> str:
     """
     if node.domain not in ("", "ai.onnx") or node.op_type not in RULES:
         return f"{node.op_type}, {'which changes the resolution' if node.op_type in RESAMPLING else NOT_LINEAR}"
-    carries_data = [v is not None and kinds.get(v, Kind.CONSTANT) == Kind.DATA for v in node.inputs]
-    return RULES[node.op_type](node, carries_data)
+    of_inputs = [Kind.CONSTANT if v is None else kinds.get(v, Kind.CONSTANT) for v in node.inputs]
+    if node.op_type in PLACED and Kind.SHAPE in of_inputs[1:]:
+        # Alone on the bench a region does not know how large the whole image was: a crop to that size looks like none.
+        return f"{node.op_type}, to places computed from the image's size"
+    return RULES[node.op_type](node, [kind == Kind.DATA for kind in of_inputs])
 
+
+PLACED = frozenset({"Slice", "Gather"})
+"""Operators that take pixels from places they are given."""
 
 NOT_LINEAR = "which is not linear"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from espan_deploy.networks import fourier, rlfn, safmn, span
+from espan_deploy.networks import fourier, rlfn, safmn, span, windows
 from espan_deploy.networks.entry import NetworkEntry
 
 
@@ -26,6 +26,7 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage("IMDN, RFDN, RLFN: feature distillation", rlfn.ENTRIES),
     Lineage("SAFMN: modulation", safmn.ENTRIES),
     Lineage("Fourier: filters of the spectrum", fourier.ENTRIES),
+    Lineage("SwinIR and others: windows", windows.ENTRIES),
 )
 
 NETWORKS: tuple[NetworkEntry, ...] = tuple(entry for lineage in LINEAGES for entry in lineage.entries)

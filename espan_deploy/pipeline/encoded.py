@@ -82,6 +82,7 @@ class FileOutput:
         self.name, self.format, self.settings = name, file_format, settings
         self._destination = destination
         self._made_from: MadeFrom | None = None
+        self._replaces = True
         self._part: Part | None = None
         self._sink: FileSink | None = None
 
@@ -96,6 +97,7 @@ class FileOutput:
                 f"{display(self.name)} is there already and was not made by this tool, or was edited since",
                 hint="--overwrite replaces it",
             )
+        self._replaces = state is not State.MISSING
         return state is State.CURRENT
 
     def held_bytes(self, height: int, width: int) -> int:
@@ -120,7 +122,7 @@ class FileOutput:
         assert self._part is not None
         assert self._sink is not None
         assert self._made_from is not None
-        return self._part.publish(self._made_from, self._sink.sha256())
+        return self._part.publish(self._made_from, self._sink.sha256(), replace=self._replaces)
 
     def discard(self) -> None:
         """Nothing stays at the destination."""

@@ -25,6 +25,9 @@ URL_SCHEMES = ("s3", "gs", "az")
 MAX_FILE_BYTES = 1 << 31
 """A larger image file is no image that this machine could hold."""
 
+APPEARED = "something else appeared in its place meanwhile, and was kept"
+"""Why a result was not published that was to replace nothing."""
+
 Endings = frozenset[str]
 """Of the files to be listed: lower case, with their dot."""
 
@@ -115,10 +118,12 @@ class Part(Protocol):
         """A moment between writes, to move on what is written so far rather than all of it at the end."""
         ...
 
-    def publish(self, made_from: MadeFrom, sha256: str | None) -> int:
+    def publish(self, made_from: MadeFrom, sha256: str | None, *, replace: bool = True) -> int:
         """Give the result its name, whole and lasting, in the place of what stood there; its size in bytes.
 
-        sha256: of the contents, where the caller knows it. Raises OSError or InputError; then discard it.
+        sha256: of the contents, where the caller knows it. replace: False where nothing stood there before: a store
+        that others may write to meanwhile then keeps what it finds, as far as it can.
+        Raises OSError or InputError; then discard it.
         """
         ...
 

@@ -15,11 +15,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 from urllib.parse import urlsplit
 
 from espan_deploy.errors import BackendUnavailableError, InputError
-from espan_deploy.stores import HIDDEN_PREFIX, Endings, Entry, LeftOut, MadeFrom, State, check_size
+from espan_deploy.stores import APPEARED, HIDDEN_PREFIX, Endings, Entry, LeftOut, MadeFrom, State, check_size
 from espan_deploy.stores.aws_profile import profile_options
 
 if TYPE_CHECKING:
@@ -210,25 +210,42 @@ class BucketPart:
     def settle(self) -> None:
         """Nothing to move on."""
 
-    def publish(self, made_from: MadeFrom, sha256: str | None) -> int:
-        """Upload. A multipart upload that fails is aborted."""
-        import obstore
-
+    def publish(self, made_from: MadeFrom, sha256: str | None, *, replace: bool = True) -> int:
+        """Upload. A multipart upload that fails is aborted; it replaces what it finds."""
         size = self.file.seek(0, os.SEEK_END)
         self.file.seek(0)
         attributes = {INPUT_KEY: made_from.input_sha256, SETTINGS_KEY: made_from.settings_sha256}
         if kind := mimetypes.guess_type(self._key)[0]:
             attributes["Content-Type"] = kind
         with translated(self._destination.location, "cannot write to", denial_stops=True):
-            if size <= SINGLE_PUT_BYTES:
-                obstore.put(
-                    self._destination.store, self._key, self.file.read(), attributes=attributes, use_multipart=False
-                )
-            else:
-                parts = iter(lambda: self.file.read(PART_BYTES), b"")
-                obstore.put(self._destination.store, self._key, parts, attributes=attributes, chunk_size=PART_BYTES)
+            if size > SINGLE_PUT_BYTES:
+                self._put_in_parts(attributes)
+            elif (
+                not self._put(self.file.read(), attributes, replace=replace)
+                # This very result is there where an answer was lost, or where another run was faster.
+                and self._destination.state(self._key, made_from) is not State.CURRENT
+            ):
+                raise InputError(APPEARED)
         self.file.close()
         return size
+
+    def _put(self, data: bytes, attributes: dict[str, str], *, replace: bool) -> bool:
+        """One request; False where something stands there that is not to be replaced."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        mode: Literal["overwrite", "create"] = "overwrite" if replace else "create"
+        try:
+            obstore.put(self._destination.store, self._key, data, attributes=attributes, mode=mode, use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def _put_in_parts(self, attributes: dict[str, str]) -> None:
+        import obstore
+
+        parts = iter(lambda: self.file.read(PART_BYTES), b"")
+        obstore.put(self._destination.store, self._key, parts, attributes=attributes, chunk_size=PART_BYTES)
 
     def discard(self) -> None:
         """Let go of the buffer."""

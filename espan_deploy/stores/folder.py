@@ -186,8 +186,9 @@ class FolderPart:
             os.fsync(self.file.fileno())
             self._synced = self.file.tell()
 
-    def publish(self, made_from: MadeFrom, sha256: str | None) -> int:
-        """Sync, record, rename."""
+    def publish(self, made_from: MadeFrom, sha256: str | None, *, replace: bool = True) -> int:
+        """Sync, record, rename. The folder is this run's alone."""
+        del replace
         assert self._part is not None
         self.file.flush()
         os.fsync(self.file.fileno())

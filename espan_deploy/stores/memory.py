@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from espan_deploy.stores import Endings, Entry, LeftOut, MadeFrom, State
+from espan_deploy.errors import InputError
+from espan_deploy.stores import APPEARED, Endings, Entry, LeftOut, MadeFrom, State
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,11 @@ class MemoryPart:
     def settle(self) -> None:
         """Nothing to move on."""
 
-    def publish(self, made_from: MadeFrom, sha256: str | None) -> int:
+    def publish(self, made_from: MadeFrom, sha256: str | None, *, replace: bool = True) -> int:
         """Put the contents under their name."""
         data = self.file.getvalue()
+        if not replace and self._store.state(self._name, made_from) in (State.OUTDATED, State.FOREIGN):
+            raise InputError(APPEARED)
         self._store.files[self._name] = Stored(data, made_from)
         return len(data)
 

@@ -28,7 +28,8 @@ class VideoCodec:
 
     encoder: FFmpeg's name. formats: pixel format by bits per sample; a deeper film gets the deepest there is.
     suffixes: of the files that hold it; the first is taken where the film's own is none of them. quality: the
-    encoder's option for constant quality, None where it has none; default: its value. rgb: whether it stores RGB.
+    encoder's option for constant quality, None where it has none; default: its value. preset: how
+    much work the encoder spends on size, by its own names, None where it has none. rgb: whether it stores RGB.
     says_aspect: whether its stream says how wide a pixel is (what PyAV writes of containers does not).
     min_side: in pixels; smaller pictures are refused.
     """
@@ -39,6 +40,7 @@ class VideoCodec:
     suffixes: tuple[str, ...]
     quality: str | None = "crf"
     default: int | None = None
+    preset: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     rgb: bool = False
     says_aspect: bool = True
@@ -54,12 +56,17 @@ class VideoCodec:
         return max(self.formats) > 8
 
 
-_NVENC = {"preset": "p5", "rc": "vbr", "b:v": "0"}
+_NVENC = {"rc": "vbr", "b:v": "0"}
 _MP4 = (".mp4", ".m4v", ".mov", ".mkv")
 
 CODECS = (
     VideoCodec(
-        "h264", "libx264", {8: "yuv420p", 10: "yuv420p10le"}, (".mkv", *_MP4, ".ts", ".m2ts", ".mts"), default=18
+        "h264",
+        "libx264",
+        {8: "yuv420p", 10: "yuv420p10le"},
+        (".mkv", *_MP4, ".ts", ".m2ts", ".mts"),
+        default=18,
+        preset="veryfast",
     ),
     VideoCodec(
         "h265",
@@ -67,6 +74,7 @@ CODECS = (
         {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"},
         (".mkv", *_MP4, ".ts", ".m2ts", ".mts"),
         default=20,
+        preset="veryfast",
         options={"x265-params": "log-level=error"},
         min_side=64,  # of narrower ones it writes past its memory
     ),
@@ -76,7 +84,7 @@ CODECS = (
         {8: "yuv420p", 10: "yuv420p10le"},
         (".mkv", ".mp4", ".webm"),
         default=28,
-        options={"preset": "8"},
+        preset="10",
         min_side=64,
     ),
     VideoCodec(
@@ -91,9 +99,9 @@ CODECS = (
         options={"profile": "hq"},
         says_aspect=False,
     ),
-    VideoCodec("h264_nvenc", "h264_nvenc", {8: "yuv420p"}, (".mkv", *_MP4), "cq", 20, _NVENC),
-    VideoCodec("hevc_nvenc", "hevc_nvenc", {8: "yuv420p", 10: "p010le"}, (".mkv", *_MP4), "cq", 22, _NVENC),
-    VideoCodec("av1_nvenc", "av1_nvenc", {8: "yuv420p", 10: "p010le"}, (".mkv", ".mp4"), "cq", 28, _NVENC),
+    VideoCodec("h264_nvenc", "h264_nvenc", {8: "yuv420p"}, (".mkv", *_MP4), "cq", 20, "p5", _NVENC),
+    VideoCodec("hevc_nvenc", "hevc_nvenc", {8: "yuv420p", 10: "p010le"}, (".mkv", *_MP4), "cq", 22, "p5", _NVENC),
+    VideoCodec("av1_nvenc", "av1_nvenc", {8: "yuv420p", 10: "p010le"}, (".mkv", ".mp4"), "cq", 28, "p5", _NVENC),
 )
 
 SHALLOW, DEEP = "h264", "h265"
@@ -128,6 +136,7 @@ class Encoding:
     height: int
     width: int
     quality: int | None = None
+    preset: str | None = None
     threads: int = 1
 
     @property
@@ -143,6 +152,8 @@ class Encoding:
         """For the encoder."""
         quality = self.codec.default if self.quality is None else self.quality
         chosen = {} if self.codec.quality is None else {self.codec.quality: str(quality)}
+        if self.codec.preset is not None:
+            chosen["preset"] = self.preset or self.codec.preset
         return {**self.codec.options, **chosen}
 
     @property

@@ -50,7 +50,8 @@ MOST_WAITING = 32
 
 @dataclass(frozen=True)
 class FilmSettings:
-    """How films are written. codec: a name of CODECS, or "auto". crf: quality, None for the codec's default.
+    """How films are written. codec: a name of CODECS, or "auto". crf: quality, preset: the encoder's
+    own word for how much work it spends on size; None for the codec's defaults.
 
     start, end: seconds of the stretch wanted, None for all. preview: one frame only, from ``start`` or the middle, as
     two PNG files, before and after.
@@ -58,6 +59,7 @@ class FilmSettings:
 
     codec: str = "auto"
     crf: int | None = None
+    preset: str | None = None
     start: float | None = None
     end: float | None = None
     preview: bool = False
@@ -169,7 +171,9 @@ class FilmUpscaling(Upscaling):
         if not isinstance(self.destination, FolderDestination):
             raise InputError("films are written to folders of this machine", hint="name an output folder here")
         codec, scale = codec_named(self.films.codec, film), self.model.description.scale
-        encoding = Encoding(codec, film, film.height * scale, film.width * scale, self.films.crf, self._threads)
+        settings = self.films
+        size = (film.height * scale, film.width * scale)
+        encoding = Encoding(codec, film, *size, settings.crf, settings.preset, self._threads)
         encoding.opened()
         suffix = container_suffix(Path(name).suffix.lower(), codec)
         output = str(Path(name).with_suffix(suffix))

@@ -42,7 +42,7 @@ def invoke(tmp_path: Path) -> Invoke:
 
 
 def test_a_film_is_written_and_said(source: Path, invoke: Invoke, tmp_path: Path) -> None:
-    done = invoke(source, str(tmp_path / "out"), "--video-codec", "h264", "--crf", "30")
+    done = invoke(source, str(tmp_path / "out"), "--video-codec", "h264", "--crf", "30", "--preset", "fast")
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "out" / "film.mkv").is_file()
     assert "film.mkv: 6 frames, 0 repeated" in done.stdout

@@ -446,6 +446,19 @@ class ChannelAttention(nn.Module):
         return self.b(y - y.mean((2, 3), keepdim=True))
 
 
+class Cropped(nn.Module):
+    """Features repeated to twice the size, cut back to the image's size, and a linear layer of each pixel."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        enlarged = x.repeat(1, 1, 2, 2).relu()
+        return F.conv2d(enlarged[:, :, :height, :width], self.linear.weight[:, :, None, None], self.linear.bias)
+
+
 class TrainingNorm(nn.Module):
     """Statistics of the batch itself."""
 
@@ -499,6 +512,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "training-norm": (TrainingNorm, "follows BatchNormalization, the statistics of which depend on the input"),
     "global-pooling": (ChannelAttention, "follows ReduceMean over the whole image"),
     "read-by-others-too": (UsedElsewhere, "would cost more"),
+    "cropped": (Cropped, "follows Slice, to places computed from the image's size"),
 }
 """What must stay as it is, and what the reason must say."""
 

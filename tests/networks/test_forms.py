@@ -52,6 +52,10 @@ from espan_deploy.networks.span.spanv2 import SPANV2
 from espan_deploy.networks.span.tdesr import TDESR
 from espan_deploy.networks.span.teninone import TenInOneConv, TenInOneSR
 from espan_deploy.networks.span.tsr import TSR
+from espan_deploy.networks.windows.haesr import HAESR
+from espan_deploy.networks.windows.hitsr import bvi_srf, hit_srf
+from espan_deploy.networks.windows.scmsr import SCMSR
+from espan_deploy.networks.windows.srformer import PartialSRFormer
 
 Make = Callable[[int], nn.Module]
 
@@ -108,6 +112,13 @@ DEPLOY: dict[str, Make] = {
     "glorenet": lambda scale: GLoReNet(channels=8, esa_blocks=1, esa_channels=4, scale=scale),
     "fsanet": lambda scale: FSANet(channels=8, attention_channels=3, blocks=2, kernel_sizes=(3,), scale=scale),
     "sfnet": lambda scale: SFNet(channels=8, blocks=2, experts=2, scale=scale),
+    "hit-srf": lambda scale: hit_srf(channels=40, hidden=24, heads=2, groups=1, scale=scale),
+    "bvi-srf": lambda scale: bvi_srf(channels=20, hidden=24, scale=scale),
+    "partial-srformer": lambda scale: PartialSRFormer(
+        channels=8, hidden=12, heads=2, depths=(2, 1), window=8, scale=scale
+    ),
+    "scmsr": lambda scale: SCMSR(channels=14, depths=(1, 2), window=8, scale=scale),
+    "haesr": lambda scale: HAESR(channels=16, esa_channels=4, blocks=2, kernel_size=5, scale=scale),
     "safmnv3": lambda scale: SAFMNv3(channels=8, pooled=3, hidden=10, blocks=2, scale=scale),
     "frnet": lambda scale: SAFMNv3(
         channels=8, pooled=3, hidden=10, blocks=2, scale=scale, design=FRNET, modulation=FUSED

@@ -35,6 +35,7 @@ LAYERS = (
     ("serve", "video"),
     ("upscaler",),
     ("bench",),
+    ("doctor",),
     ("cli",),
 )
 """In the order data flows. A module may import from its own room and from those before it."""

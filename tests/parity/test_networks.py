@@ -22,24 +22,16 @@ SEES_ALL = {
     *("glorenet", "teninonesr"),
     *("depth-ibn", "ecas"),
     *("fsanet", "sfnet"),
+    *("hit-srf", "bvi-srf", "partial-srformer", "scmsr", "haesr"),
     *("safmnv3", "frnet", "expand-rep-net", "safmn", "dan", "zenosr", "vscinet", "mvfmnet", "moasr"),
     *("amcanet", "hfenet", "fmdn", "hannahsr"),
 }
-"""Networks that pool to a coarse grid and resize it (ESA), that average over the image, that transform it."""
+"""Networks that pool to a coarse grid and resize it (ESA), that average over the image, that transform it; and those
+with windows, the place of which in the image matters."""
 
 SAMPLE = {
-    "espan",
-    "dscf",
-    "nanosr",
-    "efdn",
-    "dipnet-slim",
-    "arrlfn",
-    "depth-ibn",
-    "fean",
-    "ecas",
-    "fsanet",
-    "frnet",
-    "zenosr",
+    *("espan", "dscf", "nanosr", "efdn", "dipnet-slim", "arrlfn", "depth-ibn", "fean", "ecas", "fsanet"),
+    *("haesr", "frnet", "zenosr"),
 }
 """Tried by default: one of each kind of branch, border, pooling and computed size."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENDINGS, BucketPlace
+from places import ENDINGS, BucketPlace
 from servers import BUCKET, MOTO_PAGE, Request, Server, Troublemaker
 
 from espan_deploy.errors import BackendUnavailableError, InputError
@@ -38,7 +38,7 @@ def publish(destination: BucketDestination, name: str, data: bytes) -> None:
     part = destination.create(name)
     try:
         part.file.write(data)
-        part.publish(MADE, None)
+        part.publish(MADE, None, replace=False)
     finally:
         part.discard()
 
@@ -173,7 +173,7 @@ class TestTrouble:
         left = itertools.count(times, -1)
         return lambda request: order if request.kind == kind and next(left) > 0 else None
 
-    @pytest.mark.parametrize("order", [500, 503, 429, "reset"])
+    @pytest.mark.parametrize("order", [500, 503, 429, "reset", "lose"])
     @pytest.mark.parametrize("kind", ["LIST", "GET", "HEAD", "PUT"])
     def test_requests_are_tried_again(
         self, here: BucketPlace, trouble: Troublemaker, order: int | str, kind: str

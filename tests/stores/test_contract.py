@@ -6,7 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Place
+from places import Place
 
 from espan_deploy.errors import InputError
 from espan_deploy.stores import Destination, Entry, MadeFrom, State
@@ -146,6 +146,30 @@ class TestDestination:
             assert destination.state("b.png", MADE) is State.FOREIGN
             publish(destination, "b.png", b"ours again")
             assert destination.state("b.png", MADE) is State.CURRENT
+
+    def test_what_appears_meanwhile_is_kept_where_the_store_can(self, place: Place) -> None:
+        with place.destination() as destination:
+            for name, appeared in (("a.png", b"somebody's"), ("b.png", None)):
+                assert destination.state(name, MADE) is State.MISSING
+                part = destination.create(name)
+                part.file.write(b"ours")
+                if appeared is not None:
+                    place.put(name, appeared)
+                if appeared is None or not place.keeps:
+                    part.publish(MADE, None, replace=False)
+                    continue
+                with pytest.raises(InputError, match="appeared in its place"):
+                    part.publish(MADE, None, replace=False)
+                part.discard()
+        assert place.files() == {"a.png": b"somebody's" if place.keeps else b"ours", "b.png": b"ours"}
+
+    def test_what_another_run_made_of_the_same_meanwhile_is_as_good(self, place: Place) -> None:
+        with place.destination() as destination:
+            parts = [destination.create("a.png") for _ in range(2)]
+            for part in parts:
+                part.file.write(b"same")
+                assert part.publish(MADE, None, replace=False) == 4
+        assert place.files() == {"a.png": b"same"}
 
     def test_another_result_in_its_place_is_current_for_what_it_was_made_from(self, place: Place) -> None:
         other = MadeFrom("4" * 64, "5" * 64)

@@ -1,8 +1,11 @@
 """The two-dimensional Fourier transform in plain operators: products with matrices of waves, sizes from the image.
 
-Runtimes either have no Fourier transform (TensorRT, TensorRT-RTX, OpenVINO for ONNX's own) or a slow one; all multiply
-matrices. Exact at any size, powers of two or not. One transform of a channel costs about ``H * W * (W + 2 * H)``
-multiply-adds: as much as a few convolutions at 256x256, and more than them on large images.
+ONNX has an operator for it, DFT, which engines do not: TensorRT-RTX 1.7 refuses it, OpenVINO 2026 takes the one of
+opset 20 and gives another shape. ONNX Runtime has it, and is slower at it than at these products: 56 channels, forward,
+on two cores of an Intel Xeon, 80 ms against 54 at 256x256, 375 against 23 at 250x254, 341 against 214 at 512x512.
+
+Exact at any size, powers of two or not. One transform of a channel costs about ``H * W * (W + 2 * H)`` multiply-adds:
+as much as a few convolutions at 256x256, and far more than they do on large images.
 """
 
 from __future__ import annotations
