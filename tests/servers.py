@@ -136,7 +136,10 @@ class Request:
 
 Trouble = Callable[[Request], "int | str | None"]
 """What happens to a request: a status to answer with, "reset" to hang up, "lose" to pass it on and hang up instead of
-answering, None to pass it on."""
+answering, "silence" to say nothing for a while, None to pass it on."""
+
+SILENCE_SECONDS = 3.0
+"""Of an ordered silence."""
 
 
 class Troublemaker:
@@ -174,7 +177,9 @@ class Troublemaker:
                 maker.requests.append(request)
                 time.sleep(maker.delay)
                 order = maker.trouble(request)
-                if order == "reset":
+                if order == "silence":
+                    time.sleep(SILENCE_SECONDS)
+                if order in ("reset", "silence"):
                     self._hang_up()
                     return
                 if isinstance(order, int):

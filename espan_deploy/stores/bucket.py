@@ -53,6 +53,18 @@ RETRY_SECONDS = 180
 REQUEST_SECONDS = 300
 """For one request with its body."""
 
+SILENCE_SECONDS = 60
+"""Without a byte of an answer, after which a request is given up and tried again; long enough to upload one."""
+
+TRIES_IN_SILENCE = 3
+"""Of an upload that is to replace nothing, where no answer comes."""
+
+TIMED_OUT = "TimedOut"
+"""In obstore's words for it."""
+
+IMPATIENT_SECONDS = 15
+"""For a small request that only asks whether something works."""
+
 INPUT_KEY, SETTINGS_KEY = "espandeployinput", "espandeploysettings"
 """Of the metadata. Letters only: Azure takes no hyphens, some proxies drop underscores."""
 
@@ -82,7 +94,11 @@ def open_bucket(url: str, *, patient: bool = True) -> ObjectStore:
         return from_url(
             url,
             # Plain HTTP is spoken only where the endpoint's own address asks for it.
-            client_options={"allow_http": True, "timeout": timedelta(seconds=REQUEST_SECONDS)},
+            client_options={
+                "allow_http": True,
+                "timeout": timedelta(seconds=REQUEST_SECONDS if patient else IMPATIENT_SECONDS),
+                "read_timeout": timedelta(seconds=SILENCE_SECONDS),
+            },
             retry_config={
                 "max_retries": 10 if patient else 2,
                 "retry_timeout": timedelta(seconds=RETRY_SECONDS if patient else 5),
@@ -232,13 +248,21 @@ class BucketPart:
     def _put(self, data: bytes, attributes: dict[str, str], *, replace: bool) -> bool:
         """One request; False where something stands there that is not to be replaced."""
         import obstore
-        from obstore.exceptions import AlreadyExistsError
+        from obstore.exceptions import AlreadyExistsError, GenericError
 
         mode: Literal["overwrite", "create"] = "overwrite" if replace else "create"
-        try:
-            obstore.put(self._destination.store, self._key, data, attributes=attributes, mode=mode, use_multipart=False)
-        except AlreadyExistsError:
-            return False
+        for tries_left in reversed(range(TRIES_IN_SILENCE)):
+            try:
+                obstore.put(
+                    self._destination.store, self._key, data, attributes=attributes, mode=mode, use_multipart=False
+                )
+                break
+            except AlreadyExistsError:
+                return False
+            except GenericError as exc:
+                # obstore does not repeat what may be created and was not answered; here what was is recognised.
+                if replace or not tries_left or TIMED_OUT not in str(exc):
+                    raise
         return True
 
     def _put_in_parts(self, attributes: dict[str, str]) -> None:

@@ -190,6 +190,22 @@ class TestTrouble:
         assert here.files() == {"a.png": b"one", "b.png": b"two"}
         assert trouble.kinds()[kind] > 2
 
+    @pytest.mark.parametrize("kind", ["LIST", "GET", "HEAD", "PUT"])
+    def test_a_server_that_falls_silent_is_asked_again(
+        self, here: BucketPlace, trouble: Troublemaker, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        monkeypatch.setattr(bucket, "SILENCE_SECONDS", 0.5)
+        here.put("a.png", b"one")
+        with here.destination() as destination:
+            source = here.source()
+            trouble.trouble = self.once(kind, "silence")
+            (entry,) = source.entries()
+            assert source.read(entry) == b"one"
+            assert destination.state("b.png", MADE) is State.MISSING
+            publish(destination, "b.png", b"two")
+        assert here.files() == {"a.png": b"one", "b.png": b"two"}
+        assert trouble.kinds()[kind] > 1
+
     def test_a_multipart_upload_that_fails_is_aborted(
         self, here: BucketPlace, trouble: Troublemaker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
