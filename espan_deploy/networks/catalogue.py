@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from espan_deploy.networks import fourier, rlfn, safmn, span, windows
+from espan_deploy.networks import fourier, rlfn, safmn, scans, span, windows
 from espan_deploy.networks.entry import NetworkEntry
 
 
@@ -27,6 +27,7 @@ LINEAGES: tuple[Lineage, ...] = (
     Lineage("SAFMN: modulation", safmn.ENTRIES),
     Lineage("Fourier: filters of the spectrum", fourier.ENTRIES),
     Lineage("SwinIR and others: windows", windows.ENTRIES),
+    Lineage("Mamba: selective scans", scans.ENTRIES),
 )
 
 NETWORKS: tuple[NetworkEntry, ...] = tuple(entry for lineage in LINEAGES for entry in lineage.entries)

@@ -73,10 +73,14 @@ class ResidualGroup(nn.Module):
 class SwinFrame(nn.Module):
     """x: (N, 3, H, W) RGB in [0, 1]. Returns (N, 3, scale * H, scale * W), not clipped.
 
-    Keys: ``conv_first``, ``patch_embed.norm``, ``layers.{i}``, ``norm``, ``conv_after_body``, ``upsample.0``.
+    tail_channels: of the tail of SwinIR's classical network, which doubles several times; by default it has the light
+    one's, a single pixel shuffle. Keys: ``conv_first``, ``patch_embed.norm``, ``layers.{i}``, ``norm``,
+    ``conv_after_body``, ``upsample.0``; or ``conv_before_upsample.0``, ``upsample.{0,2...}``, ``conv_last``.
     """
 
-    def __init__(self, groups: Iterable[nn.Module], channels: int, scale: int) -> None:
+    def __init__(
+        self, groups: Iterable[nn.Module], channels: int, scale: int, tail_channels: int | None = None
+    ) -> None:
         super().__init__()
         self.normalise = Normalise(1.0)
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
@@ -84,12 +88,25 @@ class SwinFrame(nn.Module):
         self.layers = nn.ModuleList(groups)
         self.norm = ChannelNorm(channels)
         self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
-        self.upsample = shuffle_tail(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), scale)
+        self.conv_before_upsample: nn.Module = nn.Identity()
+        self.conv_last: nn.Module = nn.Identity()
+        if tail_channels is None:
+            self.upsample = shuffle_tail(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), scale)
+            return
+        before = nn.Conv2d(channels, tail_channels, 3, padding=1)
+        self.conv_before_upsample = nn.Sequential(before, nn.LeakyReLU())
+        doublings = [
+            shuffle_tail(nn.Conv2d(tail_channels, 4 * tail_channels, 3, padding=1), 2)
+            for _ in range(scale.bit_length() - 1)
+        ]
+        self.upsample = nn.Sequential(*(part for doubling in doublings for part in doubling))
+        self.conv_last = nn.Conv2d(tail_channels, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.conv_first(self.normalise(x))
         deep = self.patch_embed["norm"](shallow)
         for group in self.layers:
             deep = group(deep)
-        upscaled: Tensor = self.upsample(self.conv_after_body(self.norm(deep)) + shallow)
+        features = self.conv_before_upsample(self.conv_after_body(self.norm(deep)) + shallow)
+        upscaled: Tensor = self.conv_last(self.upsample(features))
         return upscaled + self.normalise.mean

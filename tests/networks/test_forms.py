@@ -41,6 +41,10 @@ from espan_deploy.networks.safmn.safmn import SAFMN
 from espan_deploy.networks.safmn.safmnv3 import EXPAND_REP_NET, FRNET, FUSED, JOINT, BranchedModulation, SAFMNv3
 from espan_deploy.networks.safmn.sgsdn import SGSDN
 from espan_deploy.networks.safmn.vscinet import VSCINet
+from espan_deploy.networks.scans.dwmamba import dwmamba
+from espan_deploy.networks.scans.mambairv2 import mambairv2
+from espan_deploy.networks.scans.pfvm import pfvm
+from espan_deploy.networks.scans.spanmamba import SPANMamba
 from espan_deploy.networks.span.dscf import DSCFFused
 from espan_deploy.networks.span.ecas import ECAS
 from espan_deploy.networks.span.espan import ESPAN
@@ -140,6 +144,14 @@ DEPLOY: dict[str, Make] = {
     "hannahsr": lambda scale: HannahSR(
         channels=12, distilled=4, esa_channels=3, hidden=8, heads=2, blocks=2, scale=scale
     ),
+    "pfvm": lambda scale: pfvm(channels=8, inner=10, state=3, rank=2, depths=(1,), scale=scale),
+    "mambairv2": lambda scale: mambairv2(
+        channels=8, heads=2, window=8, hidden=12, inner=10, state=3, rank=2, prompts=(6, 4), depths=(2,), scale=scale
+    ),
+    "dwmamba": lambda scale: dwmamba(
+        channels=8, heads=2, window=4, hidden=12, inner=10, state=3, rank=2, prompts=(6, 4), depths=(2,), scale=scale
+    ),
+    "spanmamba": lambda scale: SPANMamba(channels=8, width=6, inner=10, state=3, rank=2, blocks=2, scale=scale),
 }
 
 TRAINING: dict[str, Make] = {
@@ -157,6 +169,9 @@ TRAINING: dict[str, Make] = {
     ),
     "iesrnet": lambda scale: RLFN(channels=8, esa_channels=4, scale=scale, conv=Conv3XC, outer_conv=Conv3XC, **IESR),
     "efdn": lambda scale: EFDN(channels=8, scale=scale, training_form=True),
+    "spanmamba": lambda scale: SPANMamba(
+        channels=8, width=6, inner=10, state=3, rank=2, blocks=2, scale=scale, conv=Conv3XC
+    ),
     "rep-rlfn": lambda scale: rep_rlfn(blocks=(RESIDUAL,) * 2, channels=8, scale=scale, training_form=True),
     "arrlfn": lambda scale: ARRLFN(channels=8, blocks=2, depth=2, esa_channels=4, step=scale, ratio=2),
     "eecnet": lambda scale: EECNet(channels=8, blocks=2, esa_channels=4, scale=scale, widths=(12, 20)),

@@ -25,9 +25,10 @@ SEES_ALL = {
     *("hit-srf", "bvi-srf", "partial-srformer", "scmsr", "haesr"),
     *("safmnv3", "frnet", "expand-rep-net", "safmn", "dan", "zenosr", "vscinet", "mvfmnet", "moasr"),
     *("amcanet", "hfenet", "fmdn", "hannahsr"),
+    *("pfvm", "mambairv2", "dwmamba", "spanmamba"),
 }
 """Networks that pool to a coarse grid and resize it (ESA), that average over the image, that transform it; and those
-with windows, the place of which in the image matters."""
+with windows, the place of which in the image matters, or with scans, which carry a state through it."""
 
 SAMPLE = {
     *("espan", "dscf", "nanosr", "efdn", "dipnet-slim", "arrlfn", "depth-ibn", "fean", "ecas", "fsanet"),

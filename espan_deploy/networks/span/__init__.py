@@ -9,7 +9,7 @@ from espan_deploy.networks.entry import NetworkEntry, Published, Shapes, conv_sh
 
 _SPAN = every(
     has_keys("conv_1.", "block_1.c1_r.", "block_2.c3_r.", "conv_cat.weight", "conv_2.", "upsampler.0.weight"),
-    lacks_keys("conv_1.weight", "block_1.esa.", "block_1.gct1.", "freblock_1."),
+    lacks_keys("conv_1.weight", "block_1.esa.", "block_1.gct1.", "block_1.mamba_gate.", "freblock_1."),
 )
 _SPANF = has_keys("conv_near.weight", "block_1.c1_r.", "block_2.c3_r.", "conv_cat.weight", "conv_2.")
 
