@@ -18,7 +18,7 @@ from espan_deploy import backends
 from espan_deploy.backends.model import read_model
 from espan_deploy.errors import InputError, InputShapeError
 from espan_deploy.files import display
-from espan_deploy.models import default_model
+from espan_deploy.models import default_model, model_file
 from espan_deploy.pipeline import exif as exif_block
 from espan_deploy.pipeline.decode import decode, picture_from_image
 from espan_deploy.pipeline.decoded import PictureInput, PixelOutput
@@ -37,7 +37,8 @@ Given: TypeAlias = "Array | Image.Image | PathLike"
 class Upscaler:
     """An engine, opened, that enlarges what it is called with. Use as a context manager, or close it.
 
-    model: an ONNX file or an engine, None for the one that comes with the package. engine, precision: as of the
+    model: an ONNX file or an engine, or "photo" for compressed photographs; None for "clean", which is for pictures as
+    they are (what they were before, only a file's head tells: the command looks there). engine, precision: as of the
     command: "auto" takes the fastest that this machine has, whose results are close to FP32's. tile: "auto", "none"
     or a side in pixels; the result is the same. memory: bytes for images in flight and activations. batch: images
     per engine call. threads: for everything. None leaves each to this machine.
@@ -58,7 +59,7 @@ class Upscaler:
         threads: int | None = None,
     ) -> None:
         self._settings = EngineSettings(engine, precision, tile, memory, batch, threads)
-        self._model = read_model(Path(model) if model is not None else default_model())
+        self._model = read_model(model_file(model) if model is not None else default_model())
         self._choice = backends.choose(engine, self._model)
         self._engines: dict[int | None, OpenEngine] = {}
         self._lock = threading.Lock()

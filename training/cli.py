@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -16,7 +17,8 @@ from espan_deploy.networks.span.espan import ESPAN
 from training.config import read_config
 from training.data import build_cache, open_cache, photographs_in
 from training.evaluate import deploy_form, folder_pairs, psnr_y, upscale
-from training.trainer import Trainer
+from training.table import QUALITIES, bicubic, enlarger_of, held_out_pairs, markdown, measured
+from training.trainer import Trainer, save_espan
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -80,6 +82,60 @@ def evaluate(checkpoint: Path, pairs: tuple[Path, Path]) -> None:
         figures.append(psnr_y(upscale(network, low), high))
         click.echo(f"{figures[-1]:8.3f} dB  {name}")
     click.echo(f"{sum(figures) / len(figures):8.3f} dB  mean of {len(figures)}")
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("start", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--share", type=click.FloatRange(0, 1), required=True, help="Of the first one's weights.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the blend goes.")
+def blend(checkpoint: Path, start: Path, *, share: float, output: Path) -> None:
+    """Weights between a CHECKPOINT and the START that its run went on from: some of what it had is kept."""
+    ends = [load_file(path) for path in (checkpoint, start)]
+    save_espan({name: share * value + (1 - share) * ends[1][name] for name, value in ends[0].items()}, output)
+    click.echo(f"{output}")
+
+
+@main.command()
+@click.argument("checkpoints", nargs=-1, metavar="NAME=CHECKPOINT...", required=True)
+@click.option(
+    "--pairs",
+    "pair_sets",
+    nargs=3,
+    multiple=True,
+    metavar="NAME LR HR",
+    help="A set's name, and its folders; may be given again.",
+)
+@click.option(
+    "--photographs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of photographs held out from training.",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads.")
+def table(
+    checkpoints: tuple[str, ...],
+    *,
+    pair_sets: tuple[tuple[str, str, str], ...],
+    photographs: Path | None,
+    json_path: Path | None,
+    threads: int,
+) -> None:
+    """Y-PSNR of bicubic and the CHECKPOINTS with the low-resolution side as it is, and as JPEG at 90, 70, 50, 30."""
+    torch.set_num_threads(threads)
+    enlargers = {"bicubic": bicubic}
+    for named in checkpoints:
+        name, equals, path = named.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{named!r} is not like photo=photo.safetensors")
+        enlargers[name] = enlarger_of(Path(path))
+    sets = {name: folder_pairs(Path(low), Path(high)) for name, low, high in pair_sets}
+    if photographs is not None:
+        sets["held out"] = iter(held_out_pairs(photographs))
+    figures = measured(sets, enlargers)
+    click.echo(markdown(figures))
+    if json_path is not None:
+        json_path.write_text(json.dumps({"jpeg_quality": QUALITIES, "y_psnr_db": figures}, indent=1) + "\n")
 
 
 def _stop_on_signals() -> list[int]:

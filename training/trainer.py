@@ -227,9 +227,7 @@ class Trainer:
 
     def export(self, path: Path) -> None:
         """Write the averaged weights in training form, as safetensors."""
-        state = {name: value.detach().cpu().contiguous() for name, value in self.averaged_espan().state_dict().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, path, metadata={"format": "pt", "architecture": "ESPAN", "form": "training"})
+        save_espan(self.averaged_espan().state_dict(), path)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -285,6 +283,13 @@ class Trainer:
         self.optimizer.load_state_dict(held["optimizer"])
         self.average = {name: value.to(self.device) for name, value in held["average"].items()}
         self.rng.bit_generator.state = ast.literal_eval(held["rng"])
+
+
+def save_espan(state: State, path: Path) -> None:
+    """Write a training-form ESPAN's weights as safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(tensors, path, metadata={"format": "pt", "architecture": "ESPAN", "form": "training"})
 
 
 def _of_branch(name: str) -> bool:

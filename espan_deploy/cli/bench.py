@@ -40,7 +40,7 @@ Examples:
 )
 @click.option(
     "--model", "models", multiple=True, type=click.Path(path_type=Path),
-    help="ONNX file or checkpoint, may be repeated.  [default: the package's own]",
+    help="clean, photo, an ONNX file or a checkpoint; may be repeated.  [default: clean]",
 )  # fmt: skip
 @click.option(
     "--engine", "engines", multiple=True, metavar="NAME[:PRECISION]",
@@ -119,13 +119,13 @@ def command(
 def _choose(ctx: click.Context, options: dict[str, Any], *, as_json: bool) -> None:
     from espan_deploy.backends.model import read_model
     from espan_deploy.bench.choices import measure_choices, render_choices
-    from espan_deploy.models import default_model
+    from espan_deploy.models import default_model, model_file
 
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     others = sorted(given - {"choose", "models", "sizes", "threads", "as_json"})
     if others:
         raise click.UsageError(f"--choose times what upscale may choose from; it takes no {', '.join(others)}")
-    models = [read_model(path) for path in options["models"] or [default_model()]]
+    models = [read_model(model_file(name)) for name in options["models"]] or [read_model(default_model())]
     with _talk(quiet=as_json) as progress:
         document = measure_choices(models, options["sizes"], options["threads"], progress=progress)
     click.echo(json.dumps(document) if as_json else render_choices(document))
@@ -134,10 +134,10 @@ def _choose(ctx: click.Context, options: dict[str, Any], *, as_json: bool) -> No
 def _run(options: dict[str, Any], progress: Callable[[str], None], *, show: int) -> Suite:
     from espan_deploy.bench.contenders import engine_choices, load_models, open_contenders
     from espan_deploy.bench.suite import Settings, Suite, challenge_of
-    from espan_deploy.models import default_model
+    from espan_deploy.models import default_model, model_file
 
     engines = engine_choices(options["engines"])
-    models = load_models(options["models"] or [default_model()], options["checkpoints"])
+    models = load_models([model_file(name) for name in options["models"]] or [default_model()], options["checkpoints"])
     pairs = _pairs(options["pairs"], {model.file.description.scale for model in models})
     cases = _cases(options)
     shown = _shown(options, pairs)[:show]

@@ -18,6 +18,7 @@ COMMANDS = {
     "upscale": "Upscale every image of a folder.",
     "serve": "Upscale pictures over HTTP.",
     "bench": "Measure a model's latency.",
+    "models": "List the models that come with the package.",
     "inspect": "Say what a checkpoint, model or engine is.",
     "doctor": "Check, build, verify and time everything on this machine.",
 }

@@ -30,7 +30,7 @@ Examples:
 If {TOKEN_VARIABLE} is set in the environment, requests to /v1 must bear that token.
 """,
 )
-@click.option("--model", type=click.Path(path_type=Path), help="ONNX file; the package's own if left out.")
+@click.option("--model", type=click.Path(path_type=Path), help="clean, photo, or an ONNX file.  [default: clean]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--engine", default="auto", show_default=True, help="auto, or a backend's name.")
@@ -83,14 +83,14 @@ def command(
         )
     import uvicorn
 
-    from espan_deploy.models import default_model
+    from espan_deploy.models import default_model, model_file
     from espan_deploy.serve.app import application
     from espan_deploy.serve.desk import Limits
     from espan_deploy.serve.service import ServiceSettings
 
     limits = Limits(max_megabytes << 20, max_megapixels * 1_000_000, max_waiting, deadline, upload_timeout)
     app = application(
-        model if model is not None else default_model(),
+        model_file(model) if model is not None else default_model(),
         ServiceSettings(batch=None if batch == "auto" else batch, **settings),
         limits,
         token=os.environ.get(TOKEN_VARIABLE) or None,

@@ -82,7 +82,11 @@ Examples:
 )
 @click.argument("source", metavar="INPUT", type=click.Path())
 @click.argument("output", metavar="OUTPUT", type=click.Path())
-@click.option("--model", type=click.Path(path_type=Path), help="ONNX file; the package's own if left out.")
+@click.option(
+    "--model",
+    metavar="NAME|FILE",
+    help="clean, photo, or an ONNX file.  [default: the one of these two that fits each file]",
+)
 @click.option("--engine", default="auto", show_default=True, help="auto: the fastest as measured; or a backend's.")
 @click.option(
     "--precision",
@@ -105,7 +109,7 @@ Examples:
 @click.option(
     "--format",
     "format_name",
-    type=click.Choice(["same", "png", "jpeg", "webp", "avif", "tiff"]),
+    type=click.Choice(["same", "png", "jpeg", "webp", "avif", "jxl", "tiff"]),
     default="same",
     show_default=True,
     help="Of the output files.",
@@ -127,7 +131,7 @@ def command(
     *,
     source: str,
     output: str,
-    model: Path | None,
+    model: str | None,
     report_path: Path | None,
     format_name: str,
     dry_run: bool,
@@ -148,7 +152,7 @@ def command(
     """
     # What Pillow finds odd about a file is either in the report, as its failure, or of no consequence.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    from espan_deploy.models import default_model
+    from espan_deploy.models import model_file
     from espan_deploy.pipeline.upscale import UpscaleSettings
     from espan_deploy.video.upscale import FilmSettings, FilmUpscaling
 
@@ -157,7 +161,7 @@ def command(
     pipe = sys.stdout.buffer if output == PIPE else None
     if pipe is not None and as_json:
         raise click.UsageError("standard output cannot hold a film and --json; use --report FILE")
-    chosen = model if model is not None else default_model()
+    chosen = None if model is None else model_file(model)
     upscaling = FilmUpscaling(source, output, chosen, settings, FilmSettings(**films), pipe=pipe)
     if dry_run:
         report = upscaling.plan()

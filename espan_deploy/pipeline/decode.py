@@ -13,11 +13,16 @@ from PIL.ImageFile import ImageFile
 
 from espan_deploy.errors import InputError
 from espan_deploy.pipeline.exif import reset_orientation
+from espan_deploy.pipeline.origin import Origin, origin_of
 from espan_deploy.pipeline.picture import Picture, Pixels, fill_transparent
+from espan_deploy.pipeline.plugins import HEIC_EXTENSIONS, JXL_EXTENSIONS, deep_heif, enable, plugin_format
 from espan_deploy.pipeline.tiff import photograph_exif
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "GIF")
-"""What Pillow may try. A JPEG with further pictures behind it comes as "MPO"; its first one is the photograph."""
+"""What Pillow itself may try. A JPEG with further pictures behind it comes as "MPO"."""
+
+SEVERAL_PICTURES = ("MPO", "HEIF")
+"""Formats whose files may hold further pictures beside the photograph, which is their first or primary one."""
 
 EXTENSIONS = frozenset(
     (
@@ -35,6 +40,8 @@ EXTENSIONS = frozenset(
         ".dib",
         ".avif",
         ".gif",
+        *HEIC_EXTENSIONS,
+        *JXL_EXTENSIONS,
     )
 )
 
@@ -98,10 +105,20 @@ def read_size(data: bytes) -> tuple[int, int, str]:
         return height, width, image.format or ""
 
 
+def read_origin(data: bytes) -> Origin:
+    """How the file's pixels were kept, from its header alone. Raises InputError as :func:`decode`."""
+    with _translated(), _open(data) as image:
+        return origin_of(image, data)
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise InputError("the file is empty")
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+    by_plugin = plugin_format(data)
+    if by_plugin is None:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    enable(by_plugin)
+    return Image.open(io.BytesIO(data), formats=(by_plugin,))
 
 
 @contextmanager
@@ -121,18 +138,23 @@ def _translated() -> Iterator[None]:
 
 
 def _check(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{width}x{height} has over {MAX_PIXELS:,} pixels: a decompression bomb?")
+    _check_size(*image.size)
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
+    if frames > 1 and image.format not in SEVERAL_PICTURES:
         raise InputError(
             f"{frames} frames or pages: animations and documents are not upscaled, one frame of them would be a loss",
             hint="split it into single images first",
         )
 
 
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{width}x{height} has over {MAX_PIXELS:,} pixels: a decompression bomb?")
+
+
 def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format == "JXL":
+        return 1  # its codestream has its own, which counts and is applied
     if data and image.format == "PNG" and not any(mark in data for mark in PNG_EXIF_MARKS):
         return 1  # asked for EXIF that is not there, Pillow would decode all pixels to look behind them
     try:
@@ -144,12 +166,16 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 def _convert(image: Image.Image, data: bytes) -> Picture:
     notes: list[str] = []
+    if image.format == "JXL":
+        image.load()  # profile and EXIF come with the pixels
     raw_mode = _raw_mode(image) if data else ""  # gone once the pixels are read, as looking for EXIF may do
     icc = bytes(image.info.get("icc_profile") or b"")
     orientation = _orientation(image, data)
     exif = reset_orientation(_raw_exif(image))
     dpi = _dpi(image)
     image_format = "JPEG" if image.format == "MPO" else image.format or "PNG"
+    if image.format == "JXL" and (bits := image.info["bits_per_sample"]) > 8:
+        notes.append(f"{bits} bits per channel were read as 8: the JPEG XL plugin gives no more")
     color, alpha, depth, icc = _pixels(image, data, raw_mode, orientation=orientation, icc=icc, notes=notes)
     if alpha is not None and image.mode in ("P", "RGB", "L") and alpha.min() == (255 if depth == 8 else 1.0):
         alpha = None  # a colour key that no pixel has
@@ -177,7 +203,7 @@ def _pixels(
     image: Image.Image, data: bytes, raw_mode: str, *, orientation: int, icc: bytes, notes: list[str]
 ) -> tuple[Pixels, Pixels | None, int, bytes]:
     """Colour, alpha, depth and the profile that holds for them."""
-    deep = _deep(image, data, raw_mode)
+    deep = _deep_heif(data) if image.format == "HEIF" else _deep(image, data, raw_mode)
     if deep is not None:
         color, alpha = deep
         turn = _turner(orientation)
@@ -244,6 +270,18 @@ def _deep(image: Image.Image, data: bytes, raw_mode: str) -> tuple[Pixels, Pixel
     if mode == "RGBA":
         return np.ascontiguousarray(values[..., :3]), np.ascontiguousarray(values[..., 3])
     return values, None
+
+
+def _deep_heif(data: bytes) -> tuple[Pixels, Pixels | None] | None:
+    values = deep_heif(data)
+    if values is None:
+        return None
+    planes = np.atleast_3d(values).astype(np.float32) / np.float32(65535)
+    if planes.shape[2] < 3:
+        color, alpha = planes[..., 0], planes[..., 1:]
+    else:
+        color, alpha = planes[..., :3], planes[..., 3:]
+    return np.ascontiguousarray(color), np.ascontiguousarray(alpha[..., 0]) if alpha.shape[2] else None
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 from espan_deploy.errors import InputError
 from espan_deploy.files import display
-from espan_deploy.pipeline.decode import decode, read_size
+from espan_deploy.pipeline.decode import decode, read_origin, read_size
 from espan_deploy.pipeline.encode import EncodeSettings, FileSink, Format, check_holds, is_streamed, open_sink
-from espan_deploy.pipeline.jobs import Input, Job
+from espan_deploy.pipeline.jobs import Input, Job, Taken
 from espan_deploy.pipeline.names import outputs
+from espan_deploy.pipeline.origin import Origin
 from espan_deploy.pipeline.picture import Picture
 from espan_deploy.stores import Destination, Entry, MadeFrom, Part, Source, State, check_size
 
@@ -35,12 +37,30 @@ def digest(**settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+Choose = Callable[[Origin], tuple[Taken, str]]
+"""The model for a file of this origin, and the SHA-256 of what its result then depends on besides its input."""
+
+
 def file_jobs(
-    source: Source, entries: Iterable[Entry], destination: Destination, settings: FileSettings
+    source: Source,
+    entries: Iterable[Entry],
+    destination: Destination,
+    settings: FileSettings,
+    choose: Choose | None = None,
 ) -> Iterator[Job]:
-    """A job for every one of a source's files, as they come."""
+    """A job for every one of a source's files, as they come.
+
+    choose: where each file has its own model; the SHA-256 in the settings then does not count.
+    """
     for number, (entry, name, file_format) in enumerate(outputs(entries, settings.format), 1):
-        yield Job(number, FileInput(source, entry), FileOutput(destination, name, file_format, settings))
+        file, output = FileInput(source, entry), FileOutput(destination, name, file_format, settings)
+        yield Job(number, file, output, None if choose is None else partial(_taken, file, output, choose))
+
+
+def _taken(file: FileInput, output: FileOutput, choose: Choose) -> Taken:
+    taken, settings_sha256 = choose(file.origin())
+    output.settings = replace(output.settings, settings_sha256=settings_sha256)
+    return taken
 
 
 class FileInput:
@@ -57,6 +77,10 @@ class FileInput:
                 check_size(self._entry.size)
             self._data = self._source.read(self._entry)
         return self._data
+
+    def origin(self) -> Origin:
+        """How the file kept its pixels, from its header."""
+        return read_origin(self._read())
 
     def sha256(self) -> str:
         """Of the file, or its version where the store knows it: then nothing is read for what is done already."""

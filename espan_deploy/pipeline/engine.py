@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.precision import EXACT
 from espan_deploy.description import ModelDescription
 from espan_deploy.machine import memory_bytes, usable_cores
-from espan_deploy.pipeline.infer import Fallback
+from espan_deploy.pipeline.infer import Fallback, Lane
 from espan_deploy.pipeline.plan import (
     DEFAULT_BYTES_PER_PIXEL,
     MAX_BATCH,
@@ -67,6 +68,7 @@ class OpenEngine:
 
     at_once: tiles or images that there are to work on at once; None for more than there are threads.
     workload: what there is to do, so that measuring may pay; None where it is not known.
+    lanes: how many runners, where that is settled already.
     Raises BackendUnavailableError or EngineBuildError where it cannot be opened.
     """
 
@@ -78,6 +80,7 @@ class OpenEngine:
         *,
         at_once: int | None,
         workload: Workload | None = None,
+        lanes: int | None = None,
     ) -> None:
         self.model, self.settings = model, settings
         self.threads = settings.threads or usable_cores()
@@ -92,7 +95,7 @@ class OpenEngine:
         )
         decision = self.decision
         self.runners = decision.backend.open_runners(
-            model, precision=decision.precision, threads=self.threads, lanes=decision.lanes
+            model, precision=decision.precision, threads=self.threads, lanes=lanes or decision.lanes
         )
         self.fallback = Fallback(self._fp32 if decision.precision != EXACT else None)
 
@@ -110,6 +113,11 @@ class OpenEngine:
 
     def _fp32(self) -> Runner:
         return self.decision.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """One for each inference thread."""
+        return [Lane(runner, self.fallback) for runner in self.runners]
 
     def run_settings(self) -> RunSettings:
         """How the stages use it."""
@@ -139,3 +147,49 @@ class OpenEngine:
         decision = self.decision
         report = {"backend": decision.backend.name, **asdict(self.runners[0].info), "precision": decision.precision}
         return report | {"chosen_because": decision.reason, "choice": decision.to_json()}
+
+
+class Engines:
+    """Engines of one network's models, each opened when first asked for and kept to the end. A context manager.
+
+    models: by name, of one architecture and scale, so that the same choice and tiles suit them all. The one opened
+    first settles how many lanes there are. The other arguments are those of :class:`OpenEngine`.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelFile],
+        choice: Choice,
+        settings: EngineSettings,
+        *,
+        at_once: int | None,
+        workload: Workload | None = None,
+    ) -> None:
+        self.models, self.choice, self.settings = models, choice, settings
+        self.at_once, self.workload = at_once, workload
+        self._lanes: int | None = None
+        self._open: dict[str, tuple[OpenEngine, list[Lane]]] = {}
+        self._opening = threading.Lock()
+
+    def __enter__(self) -> Engines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for engine, _lanes in self._open.values():
+            engine.close()
+
+    def get(self, name: str) -> tuple[OpenEngine, list[Lane]]:
+        """The engine of a model, and its lanes, always the same. From any thread. Raises as :class:`OpenEngine`."""
+        with self._opening:
+            if name not in self._open:
+                engine = OpenEngine(
+                    self.models[name],
+                    self.choice,
+                    self.settings,
+                    at_once=self.at_once,
+                    workload=self.workload,
+                    lanes=self._lanes,
+                )
+                self._lanes = len(engine.runners)
+                self._open[name] = engine, engine.lanes
+            return self._open[name]

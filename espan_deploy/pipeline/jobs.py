@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from espan_deploy.pipeline.infer import Lane
 from espan_deploy.pipeline.picture import Picture, Pixels
 
 
@@ -95,9 +96,22 @@ class Output(Protocol):
 
 
 @dataclass(frozen=True)
+class Taken:
+    """The model taken for a picture, by name, and why; lanes: one for each of the run's inference threads."""
+
+    model: str
+    because: str
+    lanes: Sequence[Lane]
+
+
+@dataclass(frozen=True)
 class Job:
-    """One picture to upscale; number: its place among the others, from 1."""
+    """One picture to upscale; number: its place among the others, from 1.
+
+    model: asked, before anything else, for the model that does it, where a run has several; None for the run's own.
+    """
 
     number: int
     input: Input
     output: Output
+    model: Callable[[], Taken] | None = None

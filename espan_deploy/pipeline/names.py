@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from espan_deploy.pipeline.encode import FORMATS, Format
+from espan_deploy.pipeline.plugins import HEIC_EXTENSIONS, JXL_EXTENSIONS
 from espan_deploy.stores import Entry
 
 SAME_FORMAT = {
@@ -18,7 +19,12 @@ SAME_FORMAT = {
     ".gif": "png",
     ".webp": "webp",
     ".avif": "avif",
+    **dict.fromkeys(HEIC_EXTENSIONS, "jpeg"),
+    **dict.fromkeys(JXL_EXTENSIONS, "jxl"),
 }
+
+READ_ONLY = (".gif", *HEIC_EXTENSIONS)
+"""Endings of what is not written: the result has another format, and its ending."""
 
 
 def outputs(entries: Iterable[Entry], format_name: str) -> Iterator[tuple[Entry, str, Format]]:
@@ -70,6 +76,6 @@ def _format(name: str, format_name: str) -> Format:
 
 def _replaced(name: str, file_format: Format) -> str:
     suffix = Path(name).suffix
-    if SAME_FORMAT[suffix.lower()] == file_format.name and suffix.lower() != ".gif":
+    if SAME_FORMAT[suffix.lower()] == file_format.name and suffix.lower() not in READ_ONLY:
         return name
     return name.removesuffix(suffix) + file_format.extension

@@ -31,6 +31,7 @@ class FileReport:
     """One file.
 
     input, output: as printed. width, height: of the input as displayed, 0 where it could not be read.
+    model, model_because: which was taken for it, and why, where a run has several.
     stage_ms: "decode", "infer" and "encode" are work; "end_to_end" is from the first byte read to the output's name,
         waiting included. An image that shared engine calls has its share of them, by pixels.
     """
@@ -42,6 +43,8 @@ class FileReport:
     hint: str = ""
     width: int = 0
     height: int = 0
+    model: str = ""
+    model_because: str = ""
     tiles: int = 0
     redone_fp32: int = 0
     output_bytes: int = 0
@@ -55,7 +58,8 @@ class FileReport:
 
     def plan(self) -> str:
         """What is planned, as people read it."""
-        return f"{self.input} -> {self.output}  {self.width}x{self.height}, {self.tiles} tile(s)"
+        taken = f", {self.model} ({self.model_because})" if self.model else ""
+        return f"{self.input} -> {self.output}  {self.width}x{self.height}, {self.tiles} tile(s){taken}"
 
 
 class Sample:
@@ -79,6 +83,9 @@ class Sample:
 class Report:
     """A whole run, which may be of millions of files: its memory is bounded.
 
+    model: the one named, or that opened first; models: all of a run that takes one for each file; taken: by name, how
+    many files.
+
     ``add`` may be called from any thread; counts and sums are of all files.
     """
 
@@ -94,6 +101,8 @@ class Report:
     skipped_folders: list[str] = field(default_factory=list)
     counts: Counter[Status] = field(default_factory=Counter)
     redone_fp32: int = 0
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    taken: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._rows: list[tuple[int, FileReport]] = []
@@ -106,6 +115,8 @@ class Report:
         with self._lock:
             self.counts[file.status] += 1
             self.redone_fp32 += file.redone_fp32
+            if file.model:
+                self.taken[file.model] += 1
             if file.status in ("done", "damaged"):
                 self._pixels += file.pixels
                 for stage, milliseconds in file.stage_ms.items():
@@ -139,6 +150,8 @@ class Report:
         return {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
+            "models": self.models,
+            "taken": dict(self.taken),
             "engine": self.engine,
             "settings": self.settings,
             "interrupted": self.interrupted,
@@ -172,6 +185,8 @@ class Report:
         lines = [
             f"{counts} in {self.seconds:.2f} s: {rate:.2f} images/s, {self.output_megapixels:.1f} megapixels out",
         ]
+        if self.taken:
+            lines.append("model: " + ", ".join(f"{name} for {count}" for name, count in self.taken.most_common()))
         if self.redone_fp32:
             lines.append(
                 f"{self.redone_fp32} tile(s) were not finite in {self.engine.get('precision')} and redone in fp32"

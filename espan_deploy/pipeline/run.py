@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from espan_deploy.backends.base import Runner
@@ -100,7 +100,7 @@ class Run:
     def execute(self, on_progress: Callable[[], None] = lambda: None) -> None:
         """Do the jobs, calling ``on_progress`` a few times a second. A job's failure raises nothing."""
         decoders = [self._thread(self._decode_loop) for _ in range(self.settings.decoders)]
-        lanes = [self._thread(self._infer_loop, lane) for lane in self.lanes]
+        lanes = [self._thread(self._infer_loop, number) for number in range(len(self.lanes))]
         encoders = [self._thread(self._encode_loop) for _ in range(self.settings.encoders)]
         for threads, after in ((decoders, self._regions.close), (lanes, self._bands.close), (encoders, lambda: None)):
             for thread in threads:
@@ -161,6 +161,10 @@ class Run:
 
     def _begin(self, job: Job, report: FileReport) -> Work | None:
         """Read and decode; None where the output is there already."""
+        lanes: Sequence[Lane] = self.lanes
+        if job.model is not None:
+            taken = job.model()
+            report.model, report.model_because, lanes = taken.model, taken.because, taken.lanes
         if job.output.is_done(job.input):
             report.status = "skipped"
             self._end(job, report)
@@ -178,21 +182,21 @@ class Run:
             picture = job.input.picture()
             if (picture.height, picture.width) != (height, width):
                 raise InputError(f"its header says {width}x{height}, its pixels are {picture.width}x{picture.height}")
-            return Work(job, report, picture, rows=rows, scale=scale, held_bytes=held)
+            return Work(job, report, picture, lanes=lanes, rows=rows, scale=scale, held_bytes=held)
         except BaseException:
             self._budget.release(held)
             raise
 
     # Inference
 
-    def _infer_loop(self, lane: Lane) -> None:
+    def _infer_loop(self, number: int) -> None:
         def pick(waiting: list[Region], seconds: list[float]) -> list[int] | float:
             return next_batch([region.key for region in waiting], seconds, self.settings.batch)
 
         while batch := self._regions.take(pick):
             batch = [region for region in batch if not region.work.failed]
             if batch:
-                self._infer(lane, batch)
+                self._infer(number, batch)
 
     def _measure_tiles(self, lane: Lane, region: Region) -> None:
         """Once, on a part of an image as large as a call takes."""
@@ -202,7 +206,8 @@ class Run:
             self._cut_approximately = False
         self.remark = measured_difference(lane.runner, region.array(), display(region.work.job.input.name))
 
-    def _infer(self, lane: Lane, batch: list[Region]) -> None:
+    def _infer(self, number: int, batch: list[Region]) -> None:
+        lane = batch[0].work.lanes[number]
         if self._cut_approximately and sum(map(len, batch[0].work.rows)) > 1:
             self._measure_tiles(lane, batch[0])
         start = time.perf_counter()
@@ -214,7 +219,7 @@ class Run:
                 self._abandon(batch[0].work, exc)
                 return
             for region in batch:  # which of them it was
-                self._infer(lane, [region])
+                self._infer(number, [region])
             return
         seconds = (time.perf_counter() - start) / len(batch)
         for index, region in enumerate(batch):

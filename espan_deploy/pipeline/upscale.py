@@ -13,15 +13,18 @@ from statistics import median_low
 from typing import Any, ClassVar
 
 from espan_deploy import backends
-from espan_deploy.backends.choice import Decision, Workload
+from espan_deploy.backends.choice import Workload
 from espan_deploy.backends.model import ModelFile, read_model
 from espan_deploy.errors import InputError
 from espan_deploy.files import display
+from espan_deploy.models import MODELS
+from espan_deploy.pipeline.choice import fitting_model, likely_model
 from espan_deploy.pipeline.decode import EXTENSIONS
 from espan_deploy.pipeline.encode import EncodeSettings, PngCompression
-from espan_deploy.pipeline.encoded import FileSettings, digest, file_jobs
-from espan_deploy.pipeline.engine import EngineSettings, OpenEngine
-from espan_deploy.pipeline.jobs import Job
+from espan_deploy.pipeline.encoded import Choose, FileSettings, digest, file_jobs
+from espan_deploy.pipeline.engine import Engines, EngineSettings, OpenEngine
+from espan_deploy.pipeline.jobs import Job, Taken
+from espan_deploy.pipeline.origin import Origin
 from espan_deploy.pipeline.report import FileReport, Report
 from espan_deploy.pipeline.run import Run, RunSettings
 from espan_deploy.stores import Destination, Endings, Entry, Source, open_stores
@@ -57,19 +60,25 @@ class Upscaling:
 
     endings: ClassVar[Endings] = EXTENSIONS
 
-    def __init__(self, source: str | Path, output: str | Path, model: Path, settings: UpscaleSettings) -> None:
+    def __init__(self, source: str | Path, output: str | Path, model: Path | None, settings: UpscaleSettings) -> None:
         """Look at everything that can be wrong before work starts.
 
+        model: None for that of the package's which fits each file.
         Raises InputError, ExportError, BackendUnavailableError.
         """
         self.settings = settings
         self.started = time.perf_counter()
-        self.model: ModelFile = read_model(model)
+        self.chooses = model is None
+        files = {name: packaged.path for name, packaged in MODELS.items()} if model is None else {str(model): model}
+        self.models: dict[str, ModelFile] = {name: read_model(path) for name, path in files.items()}
         self.source: Source
         self.destination: Destination
         self.source, self.destination = self._open_stores(source, output)
         _require_files(self.source, self.endings)
+        self.first = str(model) if model is not None else likely_model(next(_names(self.source), ""))
+        self.model = self.models[self.first]
         self.choice = backends.choose(settings.engine, self.model)
+        self._choose: Choose | None = _planned_model if self.chooses else None
         self.report: Report | None = None
         self._run: Run | None = None
         self._stopped = False
@@ -115,6 +124,9 @@ class Upscaling:
         file = _row(job)
         file.status = "planned"
         try:
+            if job.model is not None:
+                taken = job.model()
+                file.model, file.model_because = taken.model, taken.because
             file.height, file.width = job.input.size()
             file.tiles = self.settings.tiles(file.height, file.width, self.model.description)
         except (InputError, OSError) as exc:
@@ -130,12 +142,15 @@ class Upscaling:
         at_once, workload = self._at_once(), self._workload()
         with (
             self.destination,
-            OpenEngine(self.model, self.choice, self.settings, at_once=at_once, workload=workload) as engine,
+            Engines(self.models, self.choice, self.settings, at_once=at_once, workload=workload) as engines,
         ):
+            engine, _ = engines.get(self.first)
+            if self.chooses:
+                self._choose = partial(self._opened, engines)
             report = self.report = self._report(engine.report())
             report.startup_seconds = time.perf_counter() - self.started
             self.lanes = len(engine.runners)
-            jobs = self._jobs(self._settings_sha256(engine.decision))
+            jobs = self._jobs(self._settings_sha256(engine))
             self._run = Run(
                 jobs,
                 runners=engine.runners,
@@ -204,32 +219,33 @@ class Upscaling:
     def _image_jobs(self, settings_sha256: str) -> Iterator[Job]:
         settings = self.settings
         files = FileSettings(settings_sha256, settings.encode, settings.format, settings.overwrite)
-        return file_jobs(self.source, self._image_entries(), self.destination, files)
+        return file_jobs(self.source, self._image_entries(), self.destination, files, self._choose)
+
+    def _opened(self, engines: Engines, origin: Origin) -> tuple[Taken, str]:
+        """The model that fits, its engine open."""
+        fitting = fitting_model(origin)
+        engine, lanes = engines.get(fitting.model)
+        return Taken(fitting.model, fitting.because, lanes), self._settings_sha256(engine)
 
     def _image_entries(self) -> Iterator[Entry]:
         return self.source.entries()
 
-    def _settings_sha256(self, decision: Decision) -> str:
+    def _settings_sha256(self, engine: OpenEngine) -> str:
         return digest(
             pipeline=PIPELINE_VERSION,
-            model=self.model.sha256,
-            engine=decision.backend.name,
-            precision=decision.precision,
+            model=engine.model.sha256,
+            engine=engine.decision.backend.name,
+            precision=engine.decision.precision,
             quality=self.settings.quality,
             png_compression=self.settings.png_compression,
         )
 
     def _report(self, engine: dict[str, Any]) -> Report:
-        description = self.model.description
+        models = {name: _model_report(model) for name, model in self.models.items()}
         return Report(
             engine=engine,
-            model={
-                "path": display(self.model.path),
-                "sha256": self.model.sha256,
-                "network": description.network,
-                "scale": description.scale,
-                "halo": description.halo,
-            },
+            model=models[self.first],
+            models=models if self.chooses else {},
             settings=asdict(self.settings),
         )
 
@@ -240,6 +256,27 @@ class Upscaling:
         report.ignored = dict(left_out.ignored)
         report.skipped_folders = [display(name) for name in left_out.skipped_folders]
         return report
+
+
+def _names(source: Source) -> Iterator[str]:
+    return (entry.name for entry in source.entries())
+
+
+def _model_report(model: ModelFile) -> dict[str, Any]:
+    description = model.description
+    return {
+        "path": display(model.path),
+        "sha256": model.sha256,
+        "network": description.network,
+        "scale": description.scale,
+        "halo": description.halo,
+    }
+
+
+def _planned_model(origin: Origin) -> tuple[Taken, str]:
+    """What would be taken, with nothing opened."""
+    fitting = fitting_model(origin)
+    return Taken(fitting.model, fitting.because, ()), ""
 
 
 def _row(job: Job) -> FileReport:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from espan_deploy.backends.base import scaled
+from espan_deploy.pipeline.infer import Lane
 from espan_deploy.pipeline.jobs import Job, Sink
 from espan_deploy.pipeline.picture import Picture, Pixels, upscaled_alpha
 from espan_deploy.pipeline.report import FileReport
@@ -38,10 +39,10 @@ class Region:
     tile: Tile
 
     @property
-    def key(self) -> tuple[int, int, int]:
-        """Height, width and depth: regions of one key can share a batch."""
+    def key(self) -> tuple[int, int, int, int]:
+        """Height, width, depth and which model: regions of one key can share a batch."""
         height, width = self.tile.shape
-        return height, width, self.work.picture.depth
+        return height, width, self.work.picture.depth, id(self.work.lanes)
 
     def array(self) -> Pixels:
         """(h, w, 3), C-contiguous; a view where the tile is the whole image."""
@@ -62,7 +63,8 @@ class Region:
 class Work:
     """A decoded image, until its result is delivered or it failed.
 
-    held_bytes: of the memory in flight that it counts for. Its methods may be called from any thread.
+    lanes: of its model, one for each inference thread. held_bytes: of the memory in flight that it counts for. Its
+    methods may be called from any thread.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class Work:
         report: FileReport,
         picture: Picture,
         *,
+        lanes: Sequence[Lane],
         rows: list[list[Tile]],
         scale: int,
         held_bytes: int,
     ) -> None:
-        self.job, self.report, self.picture = job, report, picture
+        self.job, self.report, self.picture, self.lanes = job, report, picture, lanes
         self.rows, self.scale, self.held_bytes = rows, scale, held_bytes
         self.infer_seconds = self.encode_seconds = 0.0
         self.redone_fp32 = 0

@@ -49,6 +49,7 @@ MEDIA_TYPES = {
     "jpeg": "image/jpeg",
     "webp": "image/webp",
     "avif": "image/avif",
+    "jxl": "image/jxl",
     "tiff": "image/tiff",
     "bmp": "image/bmp",
 }

@@ -21,7 +21,7 @@ from espan_deploy.stores.memory import Memory
 PICTURE = "picture"
 """The name of a request's input, and of its result."""
 
-PILLOW_FORMATS = {"MPO": "jpeg", "GIF": "png"} | {name.upper(): name for name in FORMATS}
+PILLOW_FORMATS = {"MPO": "jpeg", "GIF": "png", "HEIF": "jpeg"} | {name.upper(): name for name in FORMATS}
 """What a picture is written as by itself, by Pillow's name of what it was."""
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice, takewhile
 from math import ceil
@@ -22,7 +23,8 @@ from espan_deploy.pipeline.decode import EXTENSIONS
 from espan_deploy.pipeline.decoded import PictureInput
 from espan_deploy.pipeline.encode import FORMATS
 from espan_deploy.pipeline.encoded import FileOutput, FileSettings, digest
-from espan_deploy.pipeline.jobs import Job
+from espan_deploy.pipeline.jobs import Job, Taken
+from espan_deploy.pipeline.origin import Origin
 from espan_deploy.pipeline.picture import Picture
 from espan_deploy.pipeline.report import FileReport, Report
 from espan_deploy.pipeline.upscale import SAMPLED, UpscaleSettings, Upscaling
@@ -77,7 +79,7 @@ class FilmUpscaling(Upscaling):
         self,
         source: str | Path,
         output: str | Path,
-        model: Path,
+        model: Path | None,
         settings: UpscaleSettings,
         films: FilmSettings,
         *,
@@ -109,6 +111,10 @@ class FilmUpscaling(Upscaling):
 
     def _jobs(self, settings_sha256: str) -> Iterator[Job]:
         yield from super()._jobs(settings_sha256)
+        model = None
+        if self._waiting and self._choose is not None:  # a film's own codec is a lossy one
+            taken, settings_sha256 = self._choose(Origin(True, "a film"))
+            model = partial(_same, taken)
         while self._waiting and not self._stopped:
             entry = self._waiting.pop(0)
             row = _row(entry)
@@ -119,7 +125,7 @@ class FilmUpscaling(Upscaling):
                 row.status, row.error = "failed", getattr(exc, "message", None) or str(exc)
                 row.hint = getattr(exc, "hint", "")
             else:
-                yield from takewhile(lambda _: not self._stopped, jobs)
+                yield from (replace(job, model=model) for job in takewhile(lambda _: not self._stopped, jobs))
 
     def _film_jobs(self, name: str, row: FilmReport, settings_sha256: str) -> Iterable[Job]:
         """A film's, none where it is done already. Raises what is wrong with it, before any work."""
@@ -321,6 +327,11 @@ class FilmUpscaling(Upscaling):
         except (EspanDeployError, OSError) as exc:
             row.status, row.error = "failed", getattr(exc, "message", None) or str(exc)
         return row
+
+
+def _same(taken: Taken) -> Taken:
+    """One model for all frames."""
+    return taken
 
 
 def _row(entry: Entry) -> FilmReport:

@@ -116,7 +116,8 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], *([c, "--help"] for c in ("export", "upscale", "bench", "inspect"))]
+    "arguments",
+    [["--help"], ["--version"], *([c, "--help"] for c in ("export", "upscale", "bench", "models", "inspect"))],
 )
 def test_help_loads_no_runtime(arguments: list[str]) -> None:
     """Also not onnx: help must answer at once."""

@@ -15,7 +15,7 @@ from training.cli import main
 from training.config import Config, Stage
 from training.data import Photographs, build_cache, open_cache, photographs_in
 from training.losses import LossWeights
-from training.trainer import CHECKPOINT, Trainer
+from training.trainer import CHECKPOINT, Trainer, save_espan
 
 L1 = LossWeights(l1=1.0, distillation=0.1)
 FREQUENCY = LossWeights(mse=16.0, dct=0.1, edge=0.1, distillation=0.1)
@@ -164,6 +164,16 @@ def test_a_run_may_start_with_a_checkpoint(photographs: Photographs, uninterrupt
     assert all(torch.equal(value, trainer.average[f"espan.{name}"]) for name, value in load_file(start).items())
     with pytest.raises(ValueError, match="needs more"):
         Trainer(CONFIG, photographs, tmp_path / "other", start=start)
+
+
+def test_a_blend_lies_between_its_ends(uninterrupted: Trainer, tmp_path: Path) -> None:
+    ends = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    uninterrupted.export(ends[0])
+    save_espan(ESPAN(training_form=True).state_dict(), ends[1])
+    arguments = ["blend", *map(str, ends), "--share", "0.75", "-o", str(tmp_path / "c.safetensors")]
+    assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+    a, b, c = (load_file(path) for path in (*ends, tmp_path / "c.safetensors"))
+    assert all(torch.allclose(c[name], 0.75 * a[name] + 0.25 * b[name], atol=1e-6) for name in a)
 
 
 def test_command_trains_resumes_and_evaluates(folder: Path, tmp_path: Path) -> None:

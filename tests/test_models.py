@@ -1,4 +1,4 @@
-"""The model that comes with the package: what a newcomer's first command runs."""
+"""The models that come with the package: what a newcomer's first command runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from espan_deploy.backends.model import ModelFile, read_model
 from espan_deploy.cli.main import main
 from espan_deploy.deploy import deploy_file
 from espan_deploy.engine.build import graph_from_onnx
-from espan_deploy.models import default_model
+from espan_deploy.models import MODELS, default_model
 from espan_deploy.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,21 +27,25 @@ SAME_WEIGHTS = 1e-6
 """The shipped weights against a fresh export's: float64 folds, rounded to float32 once, on other machines' BLAS."""
 
 
-@pytest.fixture(scope="module")
-def model() -> ModelFile:
-    return read_model(default_model())
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> ModelFile:
+    return read_model(MODELS[request.param].path)
+
+
+def test_the_default_is_clean() -> None:
+    assert default_model() == MODELS["clean"].path
 
 
 def test_it_is_small_and_says_what_it_is(model: ModelFile) -> None:
     description = model.description
     assert len(model.data) < MAX_BYTES
     assert (description.network, description.scale, description.halo) == ("espan", 4, 23)
-    assert (description.form, description.source) == ("training", "espan_x4.safetensors")
+    assert (description.form, description.source) == ("training", f"{model.path.stem}.safetensors")
     assert description.convolutions == 21
 
 
 def test_it_is_the_checkpoint_in_the_repository_folded(model: ModelFile) -> None:
-    exported = deploy_file(ROOT / "training" / "checkpoints" / "espan_x4.safetensors")
+    exported = deploy_file(ROOT / "training" / "checkpoints" / f"{model.path.stem}.safetensors")
     assert exported.description == model.description
     shipped = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load_from_string(model.data).graph.initializer}
     for tensor in exported.model.graph.initializer:
