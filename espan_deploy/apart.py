@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -61,6 +62,8 @@ def run_apart(function: Callable[[], T]) -> T:
 
 def _be_the_child(function: Callable[[], object], said: Path, result: Path) -> None:
     """Run the function and end the process, whatever happens."""
+    # What the caller left behind is not this process's to free: runtimes with threads of their own would crash at it.
+    gc.freeze()
     try:
         sys.stdout = sys.stderr = said.open("a", buffering=1, errors="replace")
         for stream in (1, 2):

@@ -223,14 +223,14 @@ class TestWhatIsRefused:
 class TestChoose:
     def run(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> Any:
         monkeypatch.setenv("ESPAN_DEPLOY_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("espan_deploy.backends.choice.THOROUGH_SECONDS", 0.2)
+        monkeypatch.setattr("espan_deploy.backends.choice.THOROUGH_SECONDS", 3.0)
         model = save_synthetic(tmp_path / "tiny.onnx")
         return CliRunner().invoke(main, ["bench", "--choose", "--model", str(model), "--threads", "2", *arguments])
 
     def test_the_whole_table_and_the_verdict(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         result = self.run(monkeypatch, tmp_path, "--size", "60x50")
         assert result.exit_code == 0, result.output
-        assert "tiny.onnx, images of 64x64" in result.stdout
+        assert "tiny.onnx, images of 96x96" in result.stdout
         for engine in ("openvino fp32", "onnxruntime fp32"):
             assert result.stdout.count(engine) == 2  # one at once, and two
         assert result.stdout.count("taken") == 1
