@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from espan_deploy.deploy import Deployment
     from espan_deploy.fold import FoldReport
     from espan_deploy.graph import Complexity
+    from espan_deploy.serve.triton import TileBackend
 
 GIGA, MILLION = 1e9, 1e6
 
@@ -45,6 +46,7 @@ Examples:
   espan-deploy export other.onnx -o folded.onnx --fold-report report.json
   espan-deploy export espan.pth --recipe a6000-rtx-fp16
   espan-deploy export espan.pth -o half.onnx --precision fp16 --pixels uint8
+  espan-deploy export espan.onnx --triton repository/
   espan-deploy export mine.pth --network model.py:MyNet --network-args '{"upscale": 4}'
 """,
 )
@@ -74,6 +76,18 @@ Examples:
     "--fold-report", type=click.Path(path_type=Path), metavar="FILE", help="Write all sites and refusals, JSON."
 )
 @click.option("--sites", "show_sites", is_flag=True, help="Print them as a table.")
+@click.option(
+    "--triton",
+    "repository",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write a repository for NVIDIA's Triton inference server.",
+)
+@click.option(
+    "--triton-tiles",
+    type=click.Choice(["onnxruntime", "python"]),
+    help="Who computes there: Triton's ONNX Runtime, or this package in Triton's Python.  [default: onnxruntime]",
+)
 @click.option("--list-cache", is_flag=True, help="List the engines that are kept, and stop.")
 @click.option("--clear-cache", is_flag=True, help="Remove them, and stop.")
 @json_option
@@ -90,6 +104,8 @@ def command(  # noqa: PLR0917 - click passes options by name
     static_size: tuple[int, int] | None,
     fold_report: Path | None,
     show_sites: bool,
+    repository: Path | None,
+    triton_tiles: TileBackend | None,
     list_cache: bool,
     clear_cache: bool,
     as_json: bool,
@@ -121,6 +137,7 @@ def command(  # noqa: PLR0917 - click passes options by name
     of_graphs = {"--value-range": value_range, "--no-fold": no_fold, "--fold-report": fold_report}
     if checkpoint.suffix == ONNX_SUFFIX:
         _refuse({**of_networks, **of_checkpoints}, f"{checkpoint.name} is a graph already, and takes no")
+    _check_repository(repository, triton_tiles, alone=not engine.wanted and output is None)
     if target.suffix == CHECKPOINT_SUFFIX:
         _refuse({**of_networks, **of_graphs, "--sites": show_sites}, f"for a {CHECKPOINT_SUFFIX} file there is no")
         write_atomically(target, folded_checkpoint(checkpoint, network_args=arguments, weights=weights))
@@ -140,19 +157,53 @@ def command(  # noqa: PLR0917 - click passes options by name
         folding=not no_fold,
         static_size=static_size,
     )
-    made: dict[str, Any] = {}
-    if engine.wanted:
-        made = export_engine(deployment.model, deployment.description, engine, target)
-    else:
-        write_atomically(target, deployment.model.SerializeToString())
+    made = _written(deployment, target, engine, repository, triton_tiles)
     if fold_report is not None:
         write_atomically(fold_report, json.dumps(deployment.report.to_json(), indent=2).encode())
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, "output": str(target), **deployment_json(deployment), **made}))
+        click.echo(
+            json.dumps(
+                {"schema_version": 1, "output": str(repository or target), **deployment_json(deployment), **made}
+            )
+        )
     else:
-        click.echo(_summary(deployment, target, engine_lines(made) if made else None))
+        click.echo(_summary(deployment, repository or target, _lines(made)))
         if show_sites:
             click.echo("\n" + fold_table(deployment.report))
+
+
+def _check_repository(repository: Path | None, tiles: TileBackend | None, *, alone: bool) -> None:
+    """Raise click's error where options do not go together."""
+    if repository is None:
+        _refuse({"--triton-tiles": tiles}, "without --triton there is no")
+    elif not alone:
+        raise click.UsageError("--triton decides what is written: leave out -o, --recipe, --precision and --pixels")
+
+
+def _written(
+    deployment: Deployment, target: Path, engine: EngineOptions, repository: Path | None, tiles: TileBackend | None
+) -> dict[str, Any]:
+    """Write what was asked for; what there is to say of it."""
+    from espan_deploy.backends.model import ModelFile
+    from espan_deploy.files import write_atomically
+    from espan_deploy.serve.triton import write_repository
+
+    if engine.wanted:
+        return export_engine(deployment.model, deployment.description, engine, target)
+    data = deployment.model.SerializeToString(deterministic=True)
+    if repository is None:
+        write_atomically(target, data)
+        return {}
+    written = write_repository(
+        ModelFile(target, data, deployment.description), repository, backend=tiles or "onnxruntime"
+    )
+    return {"written": [str(path) for path in written]}
+
+
+def _lines(made: dict[str, Any]) -> list[tuple[str, str]] | None:
+    if "written" in made:
+        return [("written", path) for path in made["written"]]
+    return engine_lines(made) if made else None
 
 
 def _refuse(options: dict[str, Any], because: str) -> None:

@@ -29,11 +29,13 @@ class TilePolicy:
 
     tile: "auto", "none", or the side of a square that the engine gets, halo included.
     max_pixels: of one engine call, for "auto". max_sides: height and width that the engine takes at most, for "auto".
+    full: whether tiles are as large as they may be, so that those of other images are too.
     """
 
     tile: int | str
     max_pixels: int
     max_sides: tuple[int, int] | None = None
+    full: bool = False
 
     def plan(self, height: int, width: int, description: ModelDescription, *, share: float = 1.0) -> list[list[Tile]]:
         """Rows of tiles for an image; where the network sees the whole image, they are approximate.
@@ -52,8 +54,10 @@ class TilePolicy:
         else:
             limits = (int(self.tile), int(self.tile))
         if description.halo is None:
-            return plan_tiles(height, width, limits, approximate_halo(limits, description), description.tile_step)
-        return plan_tiles(height, width, limits, description.halo, description.tile_step)
+            halo = approximate_halo(limits, description)
+        else:
+            halo = description.halo
+        return plan_tiles(height, width, limits, halo, description.tile_step, full=self.full)
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,10 @@ def kept_height(row: list[Tile]) -> int:
     return row[0].rows.stop - row[0].rows.start
 
 
-def plan_spans(side: int, limit: int, halo: int, multiple: int = 1) -> list[Span]:
+def plan_spans(side: int, limit: int, halo: int, multiple: int = 1, *, full: bool = False) -> list[Span]:
     """Split one side into spans whose computed part is at most ``limit`` long, all equally long.
+
+    full: as long as they may be, so that other images' spans are too, rather than as short as so many can be.
 
     At the image's own border a span ends exactly there, so zero padding falls where it falls on the whole image.
     Every low is a multiple of ``multiple``, and every length but the last, which takes what is left. Raises InputError
@@ -57,17 +59,20 @@ def plan_spans(side: int, limit: int, halo: int, multiple: int = 1) -> list[Span
         )
     count = max(2, math.ceil((side - rest - 2 * halo) / step))
     # Equal lengths make equal shapes: one engine shape, and batches. The last ones overlap a little more.
-    length = min(limit, _round_up(math.ceil((side - rest + (count - 1) * 2 * halo) / count), multiple))
+    least = _round_up(math.ceil((side - rest + (count - 1) * 2 * halo) / count), multiple)
+    length = limit if full else min(limit, least)
     lows = [min(index * (length - 2 * halo), side - rest - length) for index in range(count)]
     edges = [0, *(low + halo for low in lows[1:]), side]
     highs = [*(low + length for low in lows[:-1]), side]
     return [Span(edges[i], edges[i + 1], lows[i], highs[i]) for i in range(count)]
 
 
-def plan_tiles(height: int, width: int, limits: tuple[int, int], halo: int, multiple: int = 1) -> list[list[Tile]]:
+def plan_tiles(
+    height: int, width: int, limits: tuple[int, int], halo: int, multiple: int = 1, *, full: bool = False
+) -> list[list[Tile]]:
     """Rows of tiles that keep every pixel exactly once, each computed part within ``limits`` (height, width)."""
-    rows = plan_spans(height, limits[0], halo, multiple)
-    columns = plan_spans(width, limits[1], halo, multiple)
+    rows = plan_spans(height, limits[0], halo, multiple, full=full)
+    columns = plan_spans(width, limits[1], halo, multiple, full=full)
     return [[Tile(row, column) for column in columns] for row in rows]
 
 
