@@ -2,9 +2,9 @@
 
 python benchmarks/film.py --model espan.onnx --checkpoint espan.pth [--precision P ...] [--rounds 3]
 
-A film of 480x270 and 300 frames becomes 1080p H.264. Whole processes are timed, in turn: the way of today (ffmpeg
-decodes to PNG files, a PyTorch script upscales them, ffmpeg encodes), our own command, and each stage alone: decoding,
-inference on all the threads, encoding. Ratios are taken within each round. Needs ffmpeg on the path; without
+A film of 480x270 and 300 frames (--frames) becomes 1080p H.264. Whole processes are timed, in turn: the way of today
+(ffmpeg decodes to PNG files, a PyTorch script upscales them, ffmpeg encodes), our own command, and each stage alone:
+decoding, inference on all the threads, encoding. Ratios are taken within each round. Needs ffmpeg on the path; without
 --checkpoint, the way of today is left out.
 """
 
@@ -26,12 +26,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-HEIGHT, WIDTH, FRAMES, RATE = 270, 480, 300, 30
+HEIGHT, WIDTH, RATE = 270, 480, 30
 CRF = "18"
 STAGES = ("decode", "infer", "encode")
 
 
-def make_film(path: Path) -> None:
+def make_film(path: Path, frames: int) -> None:
     """A slow pan over photographs, so that every frame is a new one."""
     import av
 
@@ -40,8 +40,8 @@ def make_film(path: Path) -> None:
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libx264", rate=RATE, options={"crf": "16"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for index in range(FRAMES):
-            photo = photos[index * len(photos) // FRAMES]
+        for index in range(frames):
+            photo = photos[index * len(photos) // frames]
             left, top = 1.5 * (index % 100), 0.9 * (index % 100)
             frame = photo.transform(
                 (WIDTH, HEIGHT), Image.Transform.AFFINE, (1, 0, left, 0, 1, top), Image.Resampling.BICUBIC
@@ -62,7 +62,7 @@ def run_stage(name: str, film: Path, prepared: Path, options: argparse.Namespace
 
     facts = read_film(film)
     if name == "decode":
-        assert sum(1 for _ in FrameReader(facts, threads=options.threads)) == FRAMES
+        assert sum(1 for _ in FrameReader(facts, threads=options.threads)) == options.frames
         return
     if name == "encode":
         results = np.load(prepared, mmap_mode="r")
@@ -71,7 +71,7 @@ def run_stage(name: str, film: Path, prepared: Path, options: argparse.Namespace
         )
         with tempfile.TemporaryFile() as file:
             encoder = SegmentEncoder(encoding, SegmentWriter(file))
-            for index in range(FRAMES):
+            for index in range(options.frames):
                 encoder.add(np.array(results[index % len(results)]), pts=index * 512, duration=512)
             encoder.finish()
         return
@@ -128,7 +128,17 @@ def one_round(film: Path, prepared: Path, options: argparse.Namespace) -> dict[s
             found[f"film {precision}"] = timed(sys.executable, "cli.py", "upscale", film, folder, *engine, *choices)
         for stage in STAGES:
             found[f"{stage} {precision}"] = timed(
-                sys.executable, __file__, *engine, "--stage", stage, "--film", film, "--prepared", prepared
+                sys.executable,
+                __file__,
+                *engine,
+                "--frames",
+                options.frames,
+                "--stage",
+                stage,
+                "--film",
+                film,
+                "--prepared",
+                prepared,
             )
     return found
 
@@ -141,6 +151,7 @@ def main() -> None:
     parser.add_argument("--precision", action="append", choices=["auto", "bf16", "fp32"], help="may be repeated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--json", type=Path, help="write the figures to a file")
     for name in ("stage", "film", "prepared"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
@@ -153,7 +164,7 @@ def main() -> None:
     rounds = []
     with tempfile.TemporaryDirectory() as scratch:
         film, prepared = Path(scratch, "film.mp4"), Path(scratch, "prepared.npy")
-        make_film(film)
+        make_film(film, options.frames)
         run_stage("prepare", film, prepared, options)
         for index in range(options.rounds):
             rounds.append(one_round(film, prepared, options))
