@@ -32,7 +32,7 @@ with windows, the place of which in the image matters, or with scans, which carr
 
 SAMPLE = {
     *("espan", "dscf", "nanosr", "efdn", "dipnet-slim", "arrlfn", "depth-ibn", "fean", "ecas", "fsanet"),
-    *("haesr", "frnet", "zenosr"),
+    *("frnet", "zenosr"),
 }
 """Tried by default: one of each kind of branch, border, pooling and computed size."""
 
