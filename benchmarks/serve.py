@@ -55,6 +55,7 @@ def served(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
         try:
             assert process.stderr is not None
             port = int(re.findall(r":(\d+)$", process.stderr.readline().strip())[0])
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would hold it up
             while ask(port, "GET", "/readyz")[0] != 200:
                 time.sleep(0.1)
             yield port, process.pid
@@ -140,6 +141,7 @@ def fuzz(options: argparse.Namespace) -> dict[str, Any]:
             statuses[status] = statuses.get(status, 0) + 1
             if number % 1000 == 999:
                 assert ask(port, "POST", "/v1/upscale", good)[0] == 200, "it does not answer a good request any more"
+                print(f"{number + 1} malformed requests, and it answers", file=sys.stderr, flush=True)
         return {"requests": options.requests, "statuses": statuses, "resident_mb": resident(process) / 1e6}
 
 

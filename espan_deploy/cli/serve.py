@@ -96,7 +96,7 @@ def command(
         token=os.environ.get(TOKEN_VARIABLE) or None,
     )
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(deadline) + 5, server_header=False
+        app, host=host, port=port, log_level="error", timeout_graceful_shutdown=int(deadline) + 5, server_header=False
     )
     server = uvicorn.Server(config)
     try:
