@@ -20,7 +20,7 @@ from av.stream import AttachmentStream, DataStream, Stream
 from espan_deploy.errors import InputError
 from espan_deploy.video.codecs import Encoding, VideoCodec
 from espan_deploy.video.film import Film, opened, picture_stream, reason
-from espan_deploy.video.segments import extradata_sha256, read_packets, read_segment
+from espan_deploy.video.segments import Segment, extradata_sha256, read_packets, read_segment
 
 FORMATS = {
     ".mp4": "mp4",
@@ -188,22 +188,23 @@ class _Joined:
     def write(self, segments: list[Path]) -> None:
         self.output.start_encoding()
         parameters = extradata_sha256(self.video.codec_context.extradata)
-        for path in segments:
-            if read_segment(path).extradata_sha256 != parameters:
+        parts = [(path, read_segment(path)) for path in segments]
+        for path, segment in parts:
+            if segment.extradata_sha256 != parameters:
                 raise ValueError(f"{path.name} was encoded with other parameters")
         # In the order of decoding times, so that the muxer need not hold one stream's packets for another's.
-        for _, _, packet in heapq.merge(self._video(segments), self._others(), key=lambda item: item[:2]):
+        for _, _, packet in heapq.merge(self._video(parts), self._others(), key=lambda item: item[:2]):
             self.output.mux_one(packet)
         self.output.close()
 
-    def _video(self, segments: list[Path]) -> Iterator[tuple[Fraction, int, Packet[Any]]]:
-        times = [facts.pts for path in segments for facts in read_segment(path).packets]
+    def _video(self, parts: list[tuple[Path, Segment]]) -> Iterator[tuple[Fraction, int, Packet[Any]]]:
+        times = [facts.pts for _, segment in parts for facts in segment.packets]
         decoding = decoding_times(times)
         shift = self.stretch.start or 0
         base = self.film.time_base
         index = 0
-        for path in segments:
-            for facts, data in read_packets(path):
+        for path, segment in parts:
+            for facts, data in read_packets(path, segment):
                 packet = Packet(data)
                 packet.stream, packet.time_base = self.video, base
                 packet.pts, packet.dts = facts.pts - shift, decoding[index] - shift

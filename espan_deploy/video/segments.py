@@ -82,9 +82,8 @@ def read_segment(path: Path) -> Segment:
     return Segment(**{**document, "packets": tuple(PacketFacts(**entry) for entry in document["packets"])})
 
 
-def read_packets(path: Path) -> Iterator[tuple[PacketFacts, bytes]]:
-    """Its packets in decoding order."""
-    segment = read_segment(path)
+def read_packets(path: Path, segment: Segment) -> Iterator[tuple[PacketFacts, bytes]]:
+    """Its packets in decoding order; segment: what :func:`read_segment` says of it."""
     with path.open("rb") as file:
         for facts in segment.packets:
             yield facts, file.read(facts.size)
