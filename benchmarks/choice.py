@@ -26,7 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from espan_deploy.backends.candidates import usable_on_cpu  # noqa: E402
+from espan_deploy.backends.candidates import candidates, usable_on_cpu  # noqa: E402
+from espan_deploy.backends.model import read_model  # noqa: E402
 from espan_deploy.files import CACHE_VARIABLE  # noqa: E402
 from espan_deploy.models import default_model  # noqa: E402
 
@@ -46,7 +47,7 @@ class Contest:
         self.model, self.photos, self.scratch = model, photos, scratch
         self.cache = scratch / f"cache-{model.stem}"
         self.threads = () if threads is None else ("--threads", str(threads))
-        self.forced = [f"{each.name} {p}" for each in usable_on_cpu() for p in each.usable_precisions()]
+        self.forced = [each.engine for each in candidates([read_model(model)], usable_on_cpu(), "auto")]
         self.seconds: dict[str, list[float]] = {name: [] for name in (UNKNOWN, KNOWN, *self.forced)}
         self.core_seconds: dict[str, list[float]] = {name: [] for name in self.seconds}
         self.engines: dict[str, dict[str, Any]] = {}

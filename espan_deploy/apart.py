@@ -1,4 +1,4 @@
-"""A function run in a child process, where it may print, warn or crash without anyone noticing but its caller."""
+"""Other people's code, run where it may warn, print or crash without anyone noticing but its caller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,14 @@ TAIL_LINES = 3
 
 class CrashedError(Exception):
     """The child ended without a result. The message says how, and the last it said."""
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """What a network's author might care about, and who runs it cannot change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def can_run_apart() -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,16 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from espan_deploy.backends.graph_evaluator import GraphEvaluator
+from espan_deploy.backends.model import INT8
 from espan_deploy.description import ModelDescription
-from espan_deploy.errors import ExportError, VerificationError
+from espan_deploy.errors import EspanDeployError, ExportError, VerificationError
 from espan_deploy.facts import Forward, Takes, find_max_batch, find_takes
 from espan_deploy.fold import Borders, FoldReport, fold
 from espan_deploy.graph import Complexity, SizedGraph, complexity, reach
 from espan_deploy.graph.batch import with_free_batch
-from espan_deploy.proof import PARITY_TOLERANCE, Proof, model_function, prove
+from espan_deploy.graph.quantised import is_quantised, without_quantisation
+from espan_deploy.proof import GLANCE_SIZE, PARITY_TOLERANCE, Proof, agree_at, model_function, prove
+from espan_deploy.proof_nodes import first_difference
 from espan_deploy.proof_tiles import with_proven_tiles
 from espan_deploy.sources import ONNX_SUFFIX, Source, graph_source, network_source
 
@@ -68,15 +72,19 @@ class Deployment:
 class Original:
     """What is to be deployed, as it was given.
 
-    forward: calls it. fixed: the only height and width wanted or taken, None for any. graph: exports it, given the
-    sizes it takes; a lowered float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W), every branch still there.
+    forward: calls it. fixed: the only height and width wanted or taken, None for any. graphs: export it, given the
+    sizes it takes, one after another until one is right; lowered float32 graphs (N, 3, H, W) ->
+    (N, 3, scale*H, scale*W), every branch still there. stated: what is said of the scale and the sizes it takes, if
+    anything is. of_one_size: exports it for one height and width, to tell what went wrong in the others.
     """
 
     source: Source
     forward: Forward
     value_range: float
     fixed: tuple[int, int] | None
-    graph: Callable[[Takes], ir.Model]
+    graphs: tuple[Callable[[Takes], ir.Model], ...]
+    stated: Takes | None = None
+    of_one_size: Callable[[tuple[int, int]], ir.Model] | None = None
 
 
 def deploy_file(
@@ -154,23 +162,33 @@ def describe_file(path: Path) -> ModelDescription:
         original = _original_graph(*graph_source(path), value_range=1.0)
     else:
         original = _original_network(*network_source(path), static_size=None)
-    takes = find_takes(original.forward, original.source.title, fixed=original.fixed)
-    graph = SizedGraph(original.graph(takes))
-    return _describe(graph, complexity(graph), takes, original)
+    takes = find_takes(original.forward, original.source.title, fixed=original.fixed, stated=original.stated)
+    graph = original.graphs[0](takes)
+    sized = SizedGraph(_in_floats(graph))
+    return _describe(sized, complexity(sized), takes, original, quantised=is_quantised(graph.graph))
 
 
 def _original_network(network: Network, source: Source, static_size: tuple[int, int] | None) -> Original:
-    from espan_deploy.onnx_export import TRACED_SIZE, module_function, onnx_from_module_apart
+    from espan_deploy.onnx_export import LARGE_TRACED_SIZE, TRACED_SIZE, module_function, onnx_from_module_apart
 
-    def graph(takes: Takes) -> ir.Model:
+    def graph(takes: Takes, size: tuple[int, int], any_batch: bool) -> ir.Model:
         return onnx_from_module_apart(
             network.module,
-            traced=takes.fit(*TRACED_SIZE),
+            traced=takes.fit(*size),
             static=takes.fixed is not None,
-            any_batch=takes.max_batch is None,
+            any_batch=any_batch and takes.max_batch is None,
         )
 
-    return Original(source, module_function(network.module), network.value_range, static_size, graph)
+    # Windows are often put together again by int(windows / windows of an image), which is the batch of the example.
+    sizes = (TRACED_SIZE,) if static_size else (TRACED_SIZE, LARGE_TRACED_SIZE)
+    graphs = tuple(partial(graph, size=size, any_batch=any_batch) for size in sizes for any_batch in (True, False))
+    stated = None if network.scale is None else Takes(network.scale, network.multiple, network.least)
+
+    def of_one_size(size: tuple[int, int]) -> ir.Model:
+        return onnx_from_module_apart(network.module, traced=size, static=True, any_batch=False)
+
+    forward = module_function(network.module)
+    return Original(source, forward, network.value_range, static_size, graphs, stated, of_one_size)
 
 
 def _original_graph(graph: ir.Model, source: Source, value_range: float) -> Original:
@@ -179,7 +197,7 @@ def _original_graph(graph: ir.Model, source: Source, value_range: float) -> Orig
         graph = with_free_batch(graph)
     forward = _function(graph)
     fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    return Original(source, forward, value_range, fixed, lambda takes: _with_any_batch(graph, forward, takes))
+    return Original(source, forward, value_range, fixed, (lambda takes: _with_any_batch(graph, forward, takes),))
 
 
 def _with_any_batch(graph: ir.Model, forward: Forward, takes: Takes) -> ir.Model:
@@ -200,19 +218,52 @@ def _function(graph: ir.Model) -> Forward:
 
 
 def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deployment:
-    """The chain."""
+    """The chain, with one graph after another until one is right."""
+    takes = find_takes(original.forward, original.source.title, fixed=original.fixed, stated=original.stated)
+    refused: EspanDeployError | None = None
+    doubtful: ir.Model | None = None
+    wrong: ir.Model | None = None
+    for export in original.graphs:
+        try:
+            graph = export(takes)
+            if len(original.graphs) == 1 or _right_at_a_glance(graph, original, takes):
+                wrong = wrong or graph
+                return _proven(graph, original, takes, borders=borders, folding=folding)
+            doubtful = doubtful or graph
+        except (ExportError, VerificationError) as exc:
+            refused = refused or exc
+    if doubtful is not None:  # which says at which sizes it is right
+        wrong = doubtful
+        try:
+            return _proven(doubtful, original, takes, borders=borders, folding=folding)
+        except VerificationError as exc:
+            refused = exc
+    assert refused is not None
+    if wrong is not None and original.of_one_size is not None and isinstance(refused, VerificationError):
+        found = first_difference(wrong, original.forward, original.of_one_size, takes, value_range=original.value_range)
+        raise VerificationError(refused.message + found, hint=refused.hint)
+    raise refused
+
+
+def _right_at_a_glance(graph: ir.Model, original: Original, takes: Takes) -> bool:
+    size = takes.fit(*GLANCE_SIZE)
+    return agree_at(_function(graph), original.forward, size, value_range=original.value_range)
+
+
+def _proven(graph: ir.Model, original: Original, takes: Takes, *, borders: Borders, folding: bool) -> Deployment:
+    """From the graph on. Raises VerificationError where it is not the network."""
     source = original.source
-    takes = find_takes(original.forward, source.title, fixed=original.fixed)
-    graph = original.graph(takes)
-    before = complexity(SizedGraph(graph))
-    if folding:
+    quantised = is_quantised(graph.graph)
+    before = complexity(SizedGraph(_in_floats(graph)))
+    # What a quantised graph computes is what was calibrated: another convolution would want other codes.
+    if folding and not quantised:
         result = fold(graph, borders=borders)
         folded, report = result.model, result.report
     else:
         folded, report = graph.clone(), FoldReport((), ())
-    sized = SizedGraph(_tidied(folded))
+    sized = SizedGraph(_in_floats(_tidied(folded)))
     after = complexity(sized)
-    described = _describe(sized, after, takes, original)
+    described = _describe(sized, after, takes, original, quantised=quantised)
     model = _valid(ir.to_proto(folded))
     function = model_function(model, described, source.path)
     proof = prove(
@@ -225,7 +276,7 @@ def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deploymen
     if not proof.holds:
         raise _disproved(proof, source, exact=not report.sites or borders == "exact")
     description = replace(
-        with_proven_tiles(described, function, takes),
+        with_proven_tiles(described, function, original.forward, takes),
         min_size=proof.least,
         max_batch=described.max_batch or proof.max_batch,
         verified_at=proof.sizes,
@@ -254,7 +305,14 @@ def _disproved(proof: Proof, source: Source, *, exact: bool) -> VerificationErro
     )
 
 
-def _describe(graph: SizedGraph, cost: Complexity, takes: Takes, original: Original) -> ModelDescription:
+def _in_floats(graph: ir.Model) -> ir.Model:
+    """The graph as its cost and reach are read."""
+    return without_quantisation(graph) if is_quantised(graph.graph) else graph
+
+
+def _describe(
+    graph: SizedGraph, cost: Complexity, takes: Takes, original: Original, *, quantised: bool
+) -> ModelDescription:
     seen, source = reach(graph, multiple=takes.multiple, least=takes.least), original.source
     batch = graph.input.shape[0] if graph.input.shape else None
     return ModelDescription(
@@ -271,6 +329,7 @@ def _describe(graph: SizedGraph, cost: Complexity, takes: Takes, original: Origi
         fixed_size=takes.fixed,
         padding=takes.padding,
         max_batch=batch if isinstance(batch, int) else None,
+        precision=INT8 if quantised else "fp32",
         form=source.form,
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,

@@ -38,6 +38,7 @@ class ModelDescription:
     value_range: the value of white in float pixels.
     parameters, multiply_adds: of the graph as it is in the file, multiply-adds of one 256x256 image, None where they
         are unknown because sizes inside depend on pixels.
+    float_sha256: in INT8, of the bytes of the FP32 file it was made of.
     unfolded: the same two and "convolutions" before folding, empty where nothing is known of it.
     """
 
@@ -64,6 +65,7 @@ class ModelDescription:
     convolutions: int = 0
     source: str = ""
     source_sha256: str = ""
+    float_sha256: str = ""
     unfolded: Mapping[str, int | None] = field(default_factory=dict)
     fold_report: Mapping[str, Any] = field(default_factory=dict)
 

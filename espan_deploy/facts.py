@@ -96,47 +96,76 @@ class _Trial:
         return shape[2] // height or None
 
 
-def find_takes(forward: Forward, name: str, *, fixed: tuple[int, int] | None = None) -> Takes:
+def find_takes(
+    forward: Forward, name: str, *, fixed: tuple[int, int] | None = None, stated: Takes | None = None
+) -> Takes:
     """Try a network until it is known which sizes it takes.
 
-    fixed: the only size to try. name: for messages.
-    Raises ExportError where it takes none, gives no whole scale, or takes grey or four-channel images.
+    fixed: the only size to try. stated: what is said of it, tried first and not believed. name: for messages.
+    Raises ExportError where it takes none, gives no whole scale or another than is said, takes grey or four-channel
+    images, or gives another result each time.
     """
-    takes = _takes_sizes(_Trial(forward), name, fixed)
+    takes = _takes_sizes(_Trial(forward), name, fixed, stated)
+    if stated is not None and stated.scale != takes.scale:
+        raise ExportError(f"{name} should enlarge {stated.scale} times by what its weights say, and does {takes.scale}")
+    _refuse_chance(forward, takes, name)
     takes = replace(takes, max_batch=find_max_batch(forward, takes))
     if takes.fixed is None and takes.multiple == takes.least == 1:
         return takes
     return replace(takes, padding=_best_padding(forward, takes))
 
 
-def _takes_sizes(trial: _Trial, name: str, fixed: tuple[int, int] | None) -> Takes:
+def _takes_sizes(trial: _Trial, name: str, fixed: tuple[int, int] | None, stated: Takes | None) -> Takes:
     if fixed is not None:
         scale = trial.scale(*fixed)
         if scale is None:
             raise _refusal(trial, name, fixed)
         return Takes(scale, fixed=fixed)
-    side = next((s for s in FIRST_SIDES if trial.scale(s, s)), None)
+    sides, most = list(FIRST_SIDES), MAX_MULTIPLE
+    if stated is not None:
+        sides.insert(0, stated.fit(sides[0], sides[0])[0])
+        most = max(most, stated.multiple)
+    side = next((s for s in sides if trial.scale(s, s)), None)
     if side is None:
-        raise _refusal(trial, name, (FIRST_SIDES[0], FIRST_SIDES[0]))
+        raise _refusal(trial, name, (sides[0], sides[0]))
     scale = trial.scale(side, side)
     assert scale is not None
-    steps = (d for d in range(1, MAX_MULTIPLE + 1) if trial.scale(side + d, side + d) == scale)
+    steps = (d for d in range(1, most + 1) if trial.scale(side + d, side + d) == scale)
     multiple = next(steps, None)
     if multiple is None:
         return Takes(scale, fixed=(side, side))
     if side % multiple or trial.scale(side + multiple, side) != scale:
         multiple = side
-    # The smallest, by halving: what is below a refused size is refused as well.
+        if trial.scale(2 * side, side) != scale:
+            return Takes(scale, fixed=(side, side))  # squares only
+    # The smallest, by halving: what is below a refused size is refused as well. Two in a row must be taken: a network
+    # that mirrors its border up to a multiple takes a small multiple, and not the next size.
     refused, taken = 0, side // multiple
-    if trial.scale(multiple, multiple) == scale:
+
+    def takes_from(count: int) -> bool:
+        return all(trial.scale(n * multiple, n * multiple) == scale for n in (count, count + 1))
+
+    if takes_from(1):
         taken = 1
     while taken - refused > 1:
         middle = (refused + taken) // 2
-        if trial.scale(middle * multiple, middle * multiple) == scale:
+        if takes_from(middle):
             taken = middle
         else:
             refused = middle
     return Takes(scale, multiple, taken * multiple)
+
+
+def _refuse_chance(forward: Forward, takes: Takes, name: str) -> None:
+    """Raise ExportError where the same image gives two results."""
+    x = soft_noise(np.random.default_rng(SEED), (1, 3, *takes.fit(20, 24)))
+    first, second = forward(x), forward(x)
+    same = np.array_equal(first, second, equal_nan=True)
+    if not same and not np.abs(first - second).max() <= ALIKE * np.abs(first).max():
+        raise ExportError(
+            f"{name} gives another result each time: it draws random numbers, or counts its calls",
+            hint="what is deployed must give the same picture twice; take the noise out of its forward",
+        )
 
 
 def find_max_batch(forward: Forward, takes: Takes, *, alone: Forward | None = None) -> int | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from espan_deploy.apart import CrashedError, can_run_apart, run_apart
+from espan_deploy.apart import CrashedError, can_run_apart, run_apart, without_warnings
 from espan_deploy.errors import ExportError
 from espan_deploy.graph.lowering import lowered
 
@@ -30,8 +31,16 @@ INPUT, OUTPUT = "input", "output"
 TRACED_BATCH = 2
 """Of the example: a batch of one would be taken for a batch that is always one."""
 
-TRACED_SIZE = (24, 20)
-"""Height and width of the example: different from each other and from the rest, so that none is taken for another."""
+TRACED_SIZE = (27, 37)
+"""Height and width of the example: different from each other and from the rest, so that none is taken for another, and
+no multiples of anything: a network that pads only where it must is exported as it pads, which is right for all."""
+
+LARGE_TRACED_SIZE = (163, 133)
+"""Of a second example, for a network that decides on sizes in Python: what it does with large images, it does here."""
+
+
+CALL = re.compile(r'raised this error:\s+File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]+\n(?P<code>[^\n]+)')
+"""How PyTorch's exporter names the line of a network that decides on pixels."""
 
 
 def onnx_from_module(
@@ -46,6 +55,8 @@ def onnx_from_module(
     """
     import torch
 
+    from espan_deploy.networks.exportable import Exportable
+
     height, width = traced
     if not static and height == width:
         width += width  # or one would be taken for the other
@@ -54,7 +65,7 @@ def onnx_from_module(
         dynamic.update({2: "height", 3: "width"})
     example = torch.zeros(TRACED_BATCH if any_batch else 1, 3, height, width)
     try:
-        with _quiet():
+        with _quiet(), Exportable():
             program = torch.onnx.export(
                 module.eval(),
                 (example,),
@@ -113,15 +124,33 @@ def _warm_up() -> None:
 
 
 def module_function(module: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """A network as a function of arrays, (N, 3, H, W) -> (N, 3, scale*H, scale*W)."""
+    """A network as a function of arrays, (N, 3, H, W) -> (N, 3, scale*H, scale*W), computed by one thread.
+
+    What an export tries is small, and gains nothing by more. Where others use the machine too, each of hundreds of
+    convolutions waits for a thread that has no core: two threads beside one busy program took fifty times as long.
+    """
     import torch
 
     def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            result: NDArray[np.float32] = module(torch.from_numpy(x)).numpy()
+        with torch.inference_mode(), without_warnings(), _one_thread():
+            # A copy: some networks write into what they are given.
+            result: NDArray[np.float32] = module(torch.from_numpy(x.copy())).numpy()
         return result
 
     return forward
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch's own operators keep to the caller's thread meanwhile."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _cause(exc: BaseException) -> str:
@@ -130,7 +159,9 @@ def _cause(exc: BaseException) -> str:
         exc = inner
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     told = " ".join(lines[:2]) if lines and lines[0].endswith(":") else next(iter(lines), "no message")
-    return f"{type(exc).__name__}: {told}"
+    place = CALL.search(str(exc))
+    where = f" ({Path(place['file']).name}, line {place['line']}: {place['code'].strip()})" if place else ""
+    return f"{type(exc).__name__}: {told.rstrip('. ')}{where}"
 
 
 @contextmanager
@@ -139,8 +170,7 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     # On failure the exporter prints whole graphs; what failed is in the exception too.
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
+    with without_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

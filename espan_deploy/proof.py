@@ -11,10 +11,11 @@ import onnx
 from numpy.typing import NDArray
 
 from espan_deploy import backends
-from espan_deploy.backends.model import ModelFile
+from espan_deploy.backends.model import INT8, ModelFile
+from espan_deploy.backends.onnxruntime import OnnxRuntimeRunner, Sessions
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import InferenceError
-from espan_deploy.facts import Forward, Takes, soft_noise
+from espan_deploy.facts import Forward, Planes, Takes, soft_noise
 
 PARITY_TOLERANCE = 1e-4
 """Largest difference from the network itself, relative to its largest output: float32 through thirty layers of other
@@ -32,6 +33,9 @@ what shows a graph that was frozen at the first; the last two are larger than mo
 
 LARGER_SIZES = ((128, 100), (131, 163))
 """Compared too where the small ones among PROVEN_SIZES do not agree."""
+
+GLANCE_SIZE = (100, 35)
+"""Compared before anything else is done with a graph, where there are others to try: no size it was traced at."""
 
 SMALL_SIDES = (2, 3, 4, 6, 8, 12, 16, 20, 24)
 """The smallest side at which a model agrees is looked for among these, and the smallest its network takes."""
@@ -60,8 +64,16 @@ class Proof:
 
 
 def model_function(model: onnx.ModelProto, description: ModelDescription, path: Path) -> Forward:
-    """The model in ONNX Runtime, as it will be run: (N, 3, H, W) in the network's own range. path: for messages."""
-    runner = backends.get("onnxruntime").open(ModelFile(path, model.SerializeToString(), description))
+    """The model in ONNX Runtime, as it will be run, by one thread: (N, 3, H, W) in the network's own range.
+
+    path: for messages.
+    """
+    backends.get("onnxruntime").require()
+    file = ModelFile(path, model.SerializeToString(), description)
+    precision = INT8 if file.only_int8 else "fp32"
+    sessions = Sessions(file.in_precision(precision), 1)
+    sessions.get("float32")  # the only one: of a graph of thousands of operators each takes seconds
+    runner = OnnxRuntimeRunner(sessions, precision)
     value_range = np.float32(description.value_range)
 
     def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -87,11 +99,22 @@ def prove(model: Forward, network: Forward, takes: Takes, *, value_range: float,
         small = dict.fromkeys(takes.fit(side, side)[0] for side in sides)
         found = (least for least in small if comparison.agree([(least, least), (least, least + takes.multiple)]))
         return comparison.proof(sizes, next(found, max(sizes[0])))
-    larger = _fitted(LARGER_SIZES, takes, margin)
-    for first in range(1, len(sizes)):
-        if comparison.agree(sizes[first:] + larger):
-            return comparison.proof(sizes[first:] + larger, max(sizes[first]))
-    return comparison.proof(sizes, takes.least)
+    sizes += _fitted(LARGER_SIZES, takes, margin)
+    for first in range(1, len(sizes) - 1):
+        if comparison.agree(sizes[first:]):
+            return comparison.proof(sizes[first:], max(sizes[first]))
+    return comparison.proof(sizes[: len(PROVEN_SIZES)], takes.least)
+
+
+def agree_at(model: Forward, network: Forward, size: tuple[int, int], *, value_range: float = 1.0) -> bool:
+    """Whether a model is its network on one image of this height and width."""
+    return _Comparison(model, network, value_range, 0).agree([size])
+
+
+def proof_image(batch: int, height: int, width: int, value_range: float) -> Planes:
+    """(batch, 3, height, width) in [0, value_range]: what is compared at this size."""
+    image: Planes = soft_noise(np.random.default_rng(PROOF_SEED), (batch, 3, height, width)) * np.float32(value_range)
+    return image
 
 
 class _Comparison:
@@ -121,8 +144,7 @@ class _Comparison:
         return self._found[size]
 
     def _compare(self, batch: int, height: int, width: int) -> tuple[float, float]:
-        random = np.random.default_rng(PROOF_SEED)
-        x = soft_noise(random, (batch, 3, height, width)) * np.float32(self._value_range)
+        x = proof_image(batch, height, width, self._value_range)
         expected = np.concatenate([self._network(image[None]) for image in x])
         try:
             got = self._model(x)

@@ -10,6 +10,7 @@ import numpy as np
 
 from espan_deploy.description import ModelDescription
 from espan_deploy.facts import Forward, Planes, Takes, soft_noise
+from espan_deploy.proof import PARITY_TOLERANCE
 
 TILE_TOLERANCE = 1e-5
 """Largest difference between a tile and the whole, relative to the largest value: other sizes take other kernels."""
@@ -29,6 +30,12 @@ EXTRA = (9, 22)
 """Pixels behind a tile's halo: an odd and an even size."""
 
 
+FIXED_STEPS = 3
+"""Where a model takes one size, its tiles are compared with its network on an image so many tile steps larger."""
+
+TINY = float(np.finfo(np.float32).tiny)
+
+
 @dataclass(frozen=True)
 class _Strip:
     """An image along one axis, and the tile [start, end) of it with the part [kept, kept_end) to compare."""
@@ -41,15 +48,20 @@ class _Strip:
     kept_end: int
 
 
-def with_proven_tiles(description: ModelDescription, model: Forward, takes: Takes) -> ModelDescription:
+def with_proven_tiles(
+    description: ModelDescription, model: Forward, network: Forward, takes: Takes
+) -> ModelDescription:
     """The description itself where tiles proved exact, or one whose tiles start at larger steps where these do.
 
     Else it has no halo, and says what was measured. A network that pads to a multiple inside does so at the edge of the
     image: a tile there must start where as much is padded.
-    model: in ONNX Runtime, (N, 3, H, W) in the network's own range.
+    model: in ONNX Runtime, (N, 3, H, W) in the network's own range. network: itself, which may take larger images than
+    a model of one size.
     """
-    if description.halo is None or takes.fixed is not None:
+    if description.halo is None:
         return description
+    if takes.fixed is not None:
+        return _with_proven_fixed_tiles(description, model, network, takes.fixed)
     steps = dict.fromkeys(math.lcm(description.tile_multiple, larger) for larger in LARGER_STEPS)
     worst = np.inf
     for step in steps:
@@ -65,6 +77,32 @@ def with_proven_tiles(description: ModelDescription, model: Forward, takes: Take
     if beyond:
         return replace(description, halo=None, halo_reason=f"a pixel {beyond} beyond its halo changes a result")
     return description
+
+
+def _with_proven_fixed_tiles(
+    description: ModelDescription, model: Forward, network: Forward, fixed: tuple[int, int]
+) -> ModelDescription:
+    """The description itself where tiles of the only size it takes are what the network makes of a larger image."""
+    halo, scale, further = description.halo or 0, description.scale, FIXED_STEPS * description.tile_step
+    worst = 0.0
+    for axis in (2, 3):
+        shape = [1, 3, *fixed]
+        shape[axis] += further
+        side = shape[axis]
+        image: Planes = soft_noise(np.random.default_rng(SEED), tuple(shape)) * np.float32(description.value_range)
+        try:
+            whole = network(image)
+        except Exception as exc:
+            told = "its network takes no larger image to compare tiles with"
+            return replace(description, halo=None, halo_reason=f"{told} ({type(exc).__name__})")
+        for start, kept, kept_end in ((0, 0, side - further - halo), (further, further + halo, side)):
+            part = model(np.ascontiguousarray(_cut(image, axis, start, start + fixed[axis - 2])))
+            expected = _cut(whole, axis, kept * scale, kept_end * scale)
+            got = _cut(part, axis, (kept - start) * scale, (kept_end - start) * scale)
+            worst = max(worst, float(np.abs(expected - got).max() / max(np.abs(whole).max(), TINY)))
+    if worst <= PARITY_TOLERANCE:
+        return description
+    return replace(description, halo=None, halo_reason=f"a tile differs from the whole by {worst:.0e}")
 
 
 def _strips(description: ModelDescription, takes: Takes) -> Iterator[_Strip]:
@@ -87,7 +125,7 @@ def _tile_difference(strip: _Strip, description: ModelDescription, model: Forwar
     scale = description.scale
     expected = _cut(whole, strip.axis, strip.kept * scale, strip.kept_end * scale)
     got = _cut(part, strip.axis, (strip.kept - strip.start) * scale, (strip.kept_end - strip.start) * scale)
-    return float(np.abs(expected - got).max() / max(np.abs(whole).max(), np.finfo(np.float32).tiny))
+    return float(np.abs(expected - got).max() / max(np.abs(whole).max(), TINY))
 
 
 def _seen_beyond(description: ModelDescription, model: Forward, takes: Takes) -> int:

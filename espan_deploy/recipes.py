@@ -9,7 +9,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from espan_deploy.description import Pixels
 from espan_deploy.errors import RecipeError
@@ -21,8 +21,10 @@ else:
 
 SCHEMA_VERSION = 1
 
+T = TypeVar("T")
+
 Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
 CAPABILITY = re.compile(r"\d{1,2}\.\d")
@@ -107,7 +109,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One engine. name: its file's, without ".toml"."""
+    """One engine. name: its file's, without ".toml". calibration: for INT8, the calibration recipe."""
 
     name: str
     title: str
@@ -115,6 +117,7 @@ class Recipe:
     precision: Precision
     pixels: Pixels = "uint8"
     keep_fp32: tuple[str, ...] = ()
+    calibration: str = "x86"
     target: Target = field(default_factory=Target)
     profile: Profile = field(default_factory=Profile)
     build: BuildSettings = field(default_factory=BuildSettings)
@@ -146,23 +149,41 @@ def load_recipe(name: str) -> Recipe:
     Raises RecipeError where there is none, with the nearest name; where a key is unknown, with the nearest key; where
     a value is of the wrong kind, or values contradict each other.
     """
-    path = Path(name) if name.endswith(".toml") else recipe_folder() / f"{name}.toml"
+    stem, text = read_recipe(name, recipe_folder(), "recipe")
+    return parse_recipe(text, stem)
+
+
+def read_recipe(name: str, folder: Path, kind: str) -> tuple[str, str]:
+    """The stem and the text of a recipe in the folder, by name, or of one's own, by the path of its ".toml" file.
+
+    kind: what messages call it. Raises RecipeError where there is none, with the nearest name, or it cannot be read.
+    """
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     try:
-        text = path.read_bytes().decode()
+        return path.stem, path.read_bytes().decode()
     except FileNotFoundError:
-        names = recipe_names()
+        names = sorted(each.stem for each in folder.glob("*.toml"))
         near = difflib.get_close_matches(name, names, 1, 0.0)
         raise RecipeError(
-            f"there is no recipe {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-            hint=f"recipes: {', '.join(names)}; or give the path of a .toml file of your own",
+            f"there is no {kind} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+            hint=f"{kind}s: {', '.join(names)}; or give the path of a .toml file of your own",
         ) from None
     except (OSError, UnicodeDecodeError) as exc:
-        raise RecipeError(f"the recipe {path} cannot be read: {exc}") from exc
-    return parse_recipe(text, path.stem)
+        raise RecipeError(f"the {kind} {path} cannot be read: {exc}") from exc
 
 
 def parse_recipe(text: str, name: str) -> Recipe:
     """A recipe from TOML text; raises RecipeError as ``load_recipe`` does."""
+    recipe = settings_from_toml(Recipe, text, name)
+    _check(recipe)
+    return recipe
+
+
+def settings_from_toml(kind: type[T], text: str, name: str) -> T:
+    """A dataclass of settings from TOML text, every key known and every value of its declared type.
+
+    kind: has a field ``name``, which is the file's and not in it. Raises RecipeError with the nearest key or value.
+    """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -172,9 +193,8 @@ def parse_recipe(text: str, name: str) -> Recipe:
         raise RecipeError(f"the recipe {name!r} is of schema {version}, this version reads {SCHEMA_VERSION}")
     if "name" in document:
         raise RecipeError(f"the recipe {name!r} names itself; its name is its file's")
-    recipe: Recipe = _build(Recipe, {"name": name, **document}, f"recipe {name!r}", "")
-    _check(recipe)
-    return recipe
+    settings: T = _build(kind, {"name": name, **document}, f"recipe {name!r}", "")
+    return settings
 
 
 def _build(kind: Any, document: Any, where: str, path: str) -> Any:
@@ -271,17 +291,19 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(
             f"{where}: {recipe.backend} is not built in {recipe.precision}", hint=f"it takes {', '.join(allowed)}"
         )
-    if recipe.keep_fp32 and recipe.precision != "fp16":
+    if recipe.precision == "int8" and recipe.budget != Budget():
+        raise RecipeError(f"{where}: INT8's budget stands in the calibration recipe {recipe.calibration!r}")
+    if recipe.keep_fp32 and recipe.precision not in ("fp16", "int8"):
         raise RecipeError(f"{where}: keep_fp32 has no meaning in {recipe.precision}")
     if recipe.backend == "tensorrt-rtx":
         _refuse_rtx(recipe, where)
 
 
 PRECISIONS: dict[str, tuple[str, ...]] = {
-    "tensorrt": ("fp32", "fp16"),
+    "tensorrt": ("fp32", "fp16", "int8"),
     "tensorrt-rtx": ("fp32", "fp16"),
-    "onnxruntime": ("fp32", "fp16"),
-    "openvino": ("fp32", "fp16", "bf16"),
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "fp16", "bf16", "int8"),
 }
 """Backend -> what it is built in here. BF16 is OpenVINO's own way of running an FP32 graph."""
 

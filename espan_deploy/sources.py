@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx.inliner import inline_local_functions
 
+from espan_deploy.apart import without_warnings
 from espan_deploy.checkpoints import load_checkpoint
 from espan_deploy.errors import BackendUnavailableError, CheckpointError, ExportError
 from espan_deploy.graph import lowered
@@ -61,11 +62,10 @@ def network_source(
     else:
         module = _instantiate(network_class, dict(network_args or {}))
         fill_module(module, checkpoint, network_class)
-        network = Network(module, None, "training", 1.0, None, network_class)
+        network = Network(module, None, "training", 1.0, None, network_class, network_class)
     if value_range is not None:
         network = replace(network, value_range=value_range)
-    title = network.entry.title if network.entry else network_class or network.name
-    return network, Source(path, checkpoint.sha256, network.name, title, network.form)
+    return network, Source(path, checkpoint.sha256, network.name, network.title, network.form)
 
 
 def graph_source(path: Path) -> tuple[ir.Model, Source]:
@@ -118,7 +118,8 @@ def _instantiate(network_class: str, arguments: dict[str, Any]) -> nn.Module:
     sys.modules[spec.name] = module  # dataclasses and pickles look their module up by name
     sys.path.insert(0, str(path.resolve().parent))  # the file's own imports lie beside it
     try:
-        spec.loader.exec_module(module)
+        with without_warnings():
+            spec.loader.exec_module(module)
     except Exception as exc:  # whatever the user's file raises
         raise CheckpointError(f"{path} cannot be imported: {type(exc).__name__}: {exc}") from exc
     finally:
@@ -130,7 +131,8 @@ def _instantiate(network_class: str, arguments: dict[str, Any]) -> nn.Module:
         ]
         raise CheckpointError(f"{path} has no network class {name}; it has {', '.join(classes) or 'none'}")
     try:
-        network = found(**arguments)
+        with without_warnings():
+            network = found(**arguments)
     except TypeError as exc:
         raise CheckpointError(
             f"{name} does not take these arguments: {exc}", hint="--network-args '{\"upscale\": 4}' sets them"

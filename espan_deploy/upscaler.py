@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, overload
@@ -14,20 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from espan_deploy import backends
-from espan_deploy.backends.model import read_model
 from espan_deploy.errors import InputError, InputShapeError
 from espan_deploy.files import display
-from espan_deploy.models import default_model, model_file
+from espan_deploy.models import model_file
 from espan_deploy.pipeline import exif as exif_block
-from espan_deploy.pipeline.decode import decode, picture_from_image
+from espan_deploy.pipeline.choice import fitting_model
+from espan_deploy.pipeline.decode import picture_from_image
 from espan_deploy.pipeline.decoded import PictureInput, PixelOutput
-from espan_deploy.pipeline.engine import EngineSettings, OpenEngine
-from espan_deploy.pipeline.jobs import Job
+from espan_deploy.pipeline.encoded import FileInput
+from espan_deploy.pipeline.engine import EngineSettings
+from espan_deploy.pipeline.jobs import Job, Taken
+from espan_deploy.pipeline.opened import OpenModels, read_models
+from espan_deploy.pipeline.origin import Origin, origin_of
 from espan_deploy.pipeline.picture import Picture, Pixels, fill_transparent, to_levels
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.pipeline.run import Run
-from espan_deploy.stores.folder import read_file
+from espan_deploy.stores import Entry
+from espan_deploy.stores.folder import FolderReader
 
 Array: TypeAlias = NDArray[Any]
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -37,14 +42,14 @@ Given: TypeAlias = "Array | Image.Image | PathLike"
 class Upscaler:
     """An engine, opened, that enlarges what it is called with. Use as a context manager, or close it.
 
-    model: an ONNX file or an engine, or "photo" for compressed photographs; None for "clean", which is for pictures as
-    they are (what they were before, only a file's head tells: the command looks there). engine, precision: as of the
-    command: "auto" takes the fastest that this machine has, whose results are close to FP32's. tile: "auto", "none"
-    or a side in pixels; the result is the same. memory: bytes for images in flight and activations. batch: images
-    per engine call. threads: for everything. None leaves each to this machine.
+    model: an ONNX file or an engine, or "clean", "camera" or "photo"; None for the one of these three that fits each
+    image, by what its file's head says, as the command chooses. engine, precision: as of the command: "auto" takes the
+    fastest that this machine has, whose results are close to FP32's. tile: "auto", "none" or a side in pixels; the
+    result is the same. memory: bytes for images in flight and activations. batch: images per engine call. threads: for
+    everything. None leaves each to this machine.
 
     Calls from several threads wait for each other. Raises ExportError, BackendUnavailableError or EngineBuildError
-    where the engine cannot be opened.
+    where the engine cannot be opened, that of "clean" at once where it chooses, and the others when first needed.
     """
 
     def __init__(
@@ -59,27 +64,28 @@ class Upscaler:
         threads: int | None = None,
     ) -> None:
         self._settings = EngineSettings(engine, precision, tile, memory, batch, threads)
-        self._model = read_model(model_file(model) if model is not None else default_model())
-        self._choice = backends.choose(engine, self._model)
-        self._engines: dict[int | None, OpenEngine] = {}
+        self._models = read_models(None if model is None else model_file(model))
+        self._default = next(iter(self._models))
+        self._open: dict[int | None, OpenModels] = {}
         self._lock = threading.Lock()
-        self._opened(1)
+        self._opened(1, self._default)
 
-    def _opened(self, at_once: int | None) -> OpenEngine:
+    def _opened(self, at_once: int | None, first: str) -> OpenModels:
         """For one image on all threads, or (None) for as many at once as there are threads."""
-        if at_once not in self._engines:
-            self._engines[at_once] = OpenEngine(self._model, self._choice, self._settings, at_once=at_once)
-        return self._engines[at_once]
+        if at_once not in self._open:
+            opened = OpenModels(self._models, self._settings, first=first, at_once=at_once)
+            self._open[at_once] = opened.__enter__()
+        return self._open[at_once]
 
     @property
     def scale(self) -> int:
         """How many times larger results are, in each direction."""
-        return self._model.description.scale
+        return self._models[self._default].description.scale
 
     @property
     def engine(self) -> dict[str, Any]:
-        """Which engine and precision it runs in, and why."""
-        return self._opened(1).report()
+        """Which engine and precision it runs in, and why; where it chooses among models, of "clean"."""
+        return self._opened(1, self._default).get(self._default).report()
 
     def __enter__(self) -> Upscaler:
         return self
@@ -90,10 +96,10 @@ class Upscaler:
         self.close()
 
     def close(self) -> None:
-        """Close the engine. Twice does no harm."""
-        for engine in self._engines.values():
-            engine.close()
-        self._engines.clear()
+        """Close the engines. Twice does no harm."""
+        for opened in self._open.values():
+            opened.__exit__()
+        self._open.clear()
 
     # A string is a sequence of strings to mypy, so the second and the fourth overlap; the second comes first.
     @overload
@@ -115,6 +121,9 @@ class Upscaler:
         dimensions, uint8, uint16 or float32.
         A Pillow image or a path gives a Pillow image in L, LA, RGB or RGBA, or in I;16 for 16 bits of grey (Pillow has
         no 16 bits of colour), with its profile, EXIF and resolution; EXIF's orientation is applied.
+        Where models are chosen, a Pillow image's format and tables tell as a file's head does; an array, and an image
+        that was made or changed in memory, gets "clean". The Pillow image that results says which was taken, and why,
+        in ``info["model"]`` and ``info["model_because"]``.
         Raises InputError for what cannot be read, InferenceError where the engine fails; in a list, the first failure.
         """
         if isinstance(images, np.ndarray) and images.ndim == 4:
@@ -124,50 +133,68 @@ class Upscaler:
         return self._upscaled(list(images))
 
     def _upscaled(self, images: list[Given]) -> list[Any]:
+        if not images:
+            return []
         results: dict[int, Array | Image.Image] = {}
         failures: dict[int, BaseException] = {}
         items = [_item(given, f"image {number}", self.scale) for number, given in enumerate(images, 1)]
 
         def job(number: int, item: _Item) -> Job:
+            def taken() -> Taken:
+                item.taken = opened.taken(fitting_model(item.origin))
+                return item.taken
+
             def deliver(pixels: Pixels) -> None:
                 results[number] = item.result(pixels)
 
-            return Job(number, item, PixelOutput(item.name, deliver))
+            return Job(number, item, PixelOutput(item.name, deliver), taken if opened.chooses else None)
 
         def on_end(job: Job, _: FileReport, exc: BaseException | None) -> None:
             if exc is not None:
                 failures[job.number] = exc
 
         with self._lock:
-            engine = self._opened(self._at_once(items))
+            first = self._first(items[0])
+            opened = self._opened(self._at_once(items), first)
             Run(
                 map(job, range(len(items)), items),
-                runners=engine.runners,
-                fallback=engine.fallback,
-                settings=engine.run_settings(),
+                lanes=opened.engine.lanes,
+                settings=opened.engine.run_settings(),
                 on_end=on_end,
             ).execute()
         if failures:
             raise failures[min(failures)]
         return [results[number] for number in range(len(items))]
 
+    def _first(self, item: _Item) -> str:
+        """The model that a call which begins with this item needs in any case."""
+        return fitting_model(item.origin).model if len(self._models) > 1 else self._default
+
     def _at_once(self, items: list[_Item]) -> int | None:
         if len(items) != 1:
             return None
-        tiles = self._settings.tiles(*items[0].size(), self._model.description)
+        tiles = self._settings.tiles(*items[0].size(), self._models[self._default].description)
         return 1 if tiles == 1 else None
 
 
 class _Item(ABC):
-    """Something that was given: an input of the stages, and what its result is to look like."""
+    """Something that was given: an input of the stages, and what its result is to look like.
+
+    taken: the model that was, where there is a choice.
+    """
 
     def __init__(self, name: str, scale: int) -> None:
         self.name, self.scale = name, scale
+        self.taken: Taken | None = None
         self._picture: Picture | None = None
 
     @abstractmethod
     def made(self) -> Picture:
         """The picture."""
+
+    @abstractmethod
+    def kept(self) -> Origin:
+        """How its pixels were kept until now; asked before the picture is made, if at all."""
 
     @abstractmethod
     def result(self, pixels: Pixels) -> Array | Image.Image:
@@ -176,6 +203,12 @@ class _Item(ABC):
     def sha256(self) -> str:
         """Of the picture."""
         return PictureInput(self.name, self._at_hand()).sha256()
+
+    @cached_property
+    def origin(self) -> Origin:
+        """How its pixels were kept until now."""
+        with self._named():
+            return self.kept()
 
     def size(self) -> tuple[int, int]:
         """Height and width."""
@@ -189,13 +222,19 @@ class _Item(ABC):
 
     def _at_hand(self) -> Picture:
         if self._picture is None:
-            try:
+            with self._named():
                 self._picture = self.made()
-            except OSError as exc:
-                raise InputError(f"cannot read {self.name}: {exc.strerror or exc}") from exc
-            except InputError as exc:
-                raise type(exc)(f"{self.name}: {exc.message}", hint=exc.hint) from exc
         return self._picture
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What goes wrong inside says where."""
+        try:
+            yield
+        except OSError as exc:
+            raise InputError(f"cannot read {self.name}: {exc.strerror or exc}") from exc
+        except InputError as exc:
+            raise type(exc)(f"{self.name}: {exc.message}", hint=exc.hint) from exc
 
 
 class _ArrayItem(_Item):
@@ -204,6 +243,10 @@ class _ArrayItem(_Item):
     def __init__(self, array: Array, name: str, scale: int) -> None:
         super().__init__(name, scale)
         self.array = array
+
+    def kept(self) -> Origin:
+        """Nothing says."""
+        return Origin(False, "an array")
 
     def made(self) -> Picture:
         """Its planes."""
@@ -237,21 +280,20 @@ class _ArrayItem(_Item):
         return pixels if pixels.ndim == self.array.ndim else pixels[..., None]
 
 
-class _ImageItem(_Item):
-    """A Pillow image, or a file; the result is a Pillow image."""
+class _PillowItem(_Item):
+    """Something whose result is a Pillow image. info: what that will say."""
 
-    def __init__(self, given: Image.Image | PathLike, name: str, scale: int) -> None:
-        super().__init__(name if isinstance(given, Image.Image) else display(os.fspath(given)), scale)
-        self.given = given
+    def __init__(self, name: str, scale: int) -> None:
+        super().__init__(name, scale)
         self.info: dict[str, Any] = {}
 
+    @abstractmethod
+    def decoded(self) -> Picture:
+        """The picture."""
+
     def made(self) -> Picture:
-        """Decoded; what the result's ``info`` will say is kept."""
-        if isinstance(self.given, Image.Image):
-            picture = picture_from_image(self.given)
-        else:
-            picture = decode(read_file(Path(self.given)))
-        scale = self.scale
+        """The picture, what is to be said of it noted."""
+        picture, scale = self.decoded(), self.scale
         if picture.icc:
             self.info["icc_profile"] = picture.icc
         if picture.exif:
@@ -267,12 +309,48 @@ class _ImageItem(_Item):
             pixels = to_levels(pixels, np.uint16 if pixels.ndim == 2 else np.uint8)
         image = Image.fromarray(pixels)
         image.info.update(self.info)
+        if self.taken is not None:
+            image.info.update(model=self.taken.model, model_because=self.taken.because)
         return image
+
+
+class _ImageItem(_PillowItem):
+    """A Pillow image."""
+
+    def __init__(self, image: Image.Image, name: str, scale: int) -> None:
+        super().__init__(name, scale)
+        self.image = image
+
+    def kept(self) -> Origin:
+        """As far as the image still knows."""
+        return origin_of(self.image, b"")
+
+    def decoded(self) -> Picture:
+        """Its pixels."""
+        return picture_from_image(self.image)
+
+
+class _FileItem(_PillowItem):
+    """A file."""
+
+    def __init__(self, path: PathLike, scale: int) -> None:
+        super().__init__(display(os.fspath(path)), scale)
+        self._file = FileInput(FolderReader(Path()), Entry(os.fspath(path)))
+
+    def kept(self) -> Origin:
+        """By its head."""
+        return self._file.origin()
+
+    def decoded(self) -> Picture:
+        """Its pixels; the file is read once."""
+        return self._file.picture()
 
 
 def _item(given: Given, name: str, scale: int) -> _Item:
     if isinstance(given, np.ndarray):
         return _ArrayItem(given, name, scale)
-    if isinstance(given, Image.Image | str | os.PathLike):
+    if isinstance(given, Image.Image):
         return _ImageItem(given, name, scale)
+    if isinstance(given, str | os.PathLike):
+        return _FileItem(given, scale)
     raise InputError(f"{name} is a {type(given).__name__}", hint="give an array, a Pillow image or a path")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import servers
 from hypothesis import settings
+
+# Networks here are small: two threads of PyTorch or NumPy gain them nothing, and where the machine is busy each of
+# hundreds of operators waits for a thread that has no core. Before either is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine must not fail a test of what is right.
 settings.register_profile("patient", deadline=None)

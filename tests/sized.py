@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espan_deploy.networks.scans.blocks import SelectiveScan
+
 CHANNELS = 12
 
 
@@ -99,6 +101,17 @@ class Shuffled(nn.Module):
         return out
 
 
+class Scanned(nn.Module):
+    """A selective scan over all pixels, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scan = SelectiveScan(1, CHANNELS, 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scan.scanned(x.flatten(2)[:, None])[:, 0].reshape(x.shape)
+
+
 STRUCTURES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     # and the multiple that their sizes must be of
     "padded to a multiple": (Padded, 1),
@@ -109,4 +122,5 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resized to a computed size": (lambda: Sized(Resized()), 1),
     "pooled globally": (lambda: Sized(Pooled()), 1),
     "channel shuffled": (lambda: Sized(Shuffled()), 2),
+    "scanned": (lambda: Sized(Scanned()), 1),
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from espan_deploy.errors import ExportError
-from espan_deploy.facts import Planes, Takes, find_max_batch, find_takes
+from espan_deploy.facts import Forward, Planes, Takes, find_max_batch, find_takes
 
 
 def enlarged(x: Planes, scale: int = 2) -> Planes:
@@ -47,6 +47,45 @@ def test_a_network_of_one_size() -> None:
     assert takes.fit(10, 200) == (96, 96)
 
 
+def of_multiples(multiple: int) -> Forward:
+    def forward(x: Planes) -> Planes:
+        if x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError("no")
+        return enlarged(x)
+
+    return forward
+
+
+def test_what_is_said_of_sizes_is_tried_first_and_not_believed() -> None:
+    assert find_takes(of_multiples(96), "n", stated=Takes(2, 96, 96)).multiple == 96
+    assert find_takes(of_multiples(4), "n", stated=Takes(2, 16, 64)) == find_takes(of_multiples(4), "n")
+    assert find_takes(of_multiples(4), "n", stated=Takes(2)).multiple == 4
+
+
+def test_a_small_multiple_alone_is_not_the_least() -> None:
+    def forward(x: Planes) -> Planes:
+        for side in x.shape[2:]:
+            if 14 + -side % 4 >= side:
+                raise ValueError("more to mirror than there is")
+        return enlarged(x)
+
+    assert find_takes(forward, "n").least == 18  # 16 alone is taken, 17 is not
+
+
+def test_another_scale_than_is_said_is_an_error() -> None:
+    with pytest.raises(ExportError, match="n should enlarge 4 times by what its weights say, and does 2"):
+        find_takes(enlarged, "n", stated=Takes(4))
+
+
+def test_a_network_of_squares_takes_one_size() -> None:
+    def forward(x: Planes) -> Planes:
+        if x.shape[2] != x.shape[3] or x.shape[2] % 16:
+            raise ValueError("no")
+        return enlarged(x)
+
+    assert find_takes(forward, "n").fixed == (48, 48)
+
+
 def test_images_that_change_each_other_go_one_by_one() -> None:
     def mixed(x: Planes) -> Planes:
         return enlarged(x - x.mean())
@@ -81,6 +120,7 @@ REFUSED = {
     "grey": (lambda x: enlarged(x.reshape(len(x), 1, *x.shape[2:])), "takes grey images"),
     "four channels": (lambda x: enlarged(x.reshape(len(x), 4, *x.shape[2:])), "takes images of four channels"),
     "no whole scale": (lambda x: enlarged(x)[:, :, 1:], r"makes \(1, 3, 95, 96\) of an image"),
+    "chance": (lambda x: enlarged(x + np.random.default_rng().random()), "another result each time"),
     "nothing": (lambda x: x.no_such, "cannot upscale .* AttributeError"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from espan_deploy import backends
 from espan_deploy.backends.base import Runner
 from espan_deploy.backends.model import ModelFile, read_model
+from espan_deploy.backends.precision import measure
 from espan_deploy.cli.main import main
 from espan_deploy.deploy import deploy_file
 from espan_deploy.engine.build import graph_from_onnx
@@ -22,6 +24,11 @@ from espan_deploy.recipes import load_recipe
 ROOT = Path(__file__).resolve().parents[1]
 
 MAX_BYTES = 1_000_000
+
+INT8_BUDGET_DB = 0.03
+
+CPU_FLAGS = Path("/proc/cpuinfo")
+VNNI = CPU_FLAGS.is_file() and any(flag in CPU_FLAGS.read_text() for flag in ("avx512_vnni", "avx_vnni"))
 
 SAME_WEIGHTS = 1e-6
 """The shipped weights against a fresh export's: float64 folds, rounded to float32 once, on other machines' BLAS."""
@@ -51,6 +58,28 @@ def test_it_is_the_checkpoint_in_the_repository_folded(model: ModelFile) -> None
     for tensor in exported.model.graph.initializer:
         fresh = onnx.numpy_helper.to_array(tensor)
         assert np.abs(fresh - shipped[tensor.name]).max() <= SAME_WEIGHTS * max(1.0, np.abs(fresh).max())
+
+
+def test_int8_lies_beside_it_and_is_what_was_kept(model: ModelFile) -> None:
+    assert model.int8 is not None
+    assert len(model.int8.data) < MAX_BYTES
+    assert (model.int8.description.scale, model.int8.description.halo) == (4, 23)
+    kept = json.loads((ROOT / "calibration" / "kept" / f"{model.path.stem}.json").read_text())
+    graph = onnx.load_from_string(model.int8.data).graph
+    coded = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    floats = {node.name for node in graph.node if node.op_type == "Conv" and node.input[1] not in coded}
+    assert floats == set(kept["kept_in_float"])
+    scales = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith(".scale")}
+    for name, value in kept["scheme"]["values"].items():
+        assert scales[f"{name}.scale"] == pytest.approx(value["scale"], rel=1e-5)
+    assert kept["comparison"]["truth_drop_db"] <= kept["budget"]["max_truth_drop_db"] <= INT8_BUDGET_DB
+
+
+@pytest.mark.skipif(not VNNI, reason="sums of bytes overflow on processors without VNNI")
+def test_int8_is_near_fp32_on_text_and_on_a_photograph(model: ModelFile) -> None:
+    """What ``auto`` asks of it before it takes it."""
+    near = measure(backends.get("openvino"), model, "int8")
+    assert near.passes, str(near)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,9 +20,12 @@ from PIL import ExifTags, Image
 from synthetic import save_synthetic
 
 from espan_deploy import Upscaler
+from espan_deploy.backends.model import ModelFile
 from espan_deploy.cli.main import main
 from espan_deploy.errors import BackendUnavailableError, InputError, InputShapeError
+from espan_deploy.pipeline import opened as opened_module
 from espan_deploy.pipeline import tiff
+from espan_deploy.pipeline.engine import OpenEngine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -149,6 +153,89 @@ def test_sixteen_bits_of_colour_in_a_file_become_pillows_eight(tmp_path: Path, u
     large = upscaler(tmp_path / "deep.tif")
     assert large.mode == "RGB"
     assert np.abs(np.asarray(large).astype(int) - upscaler(picture())).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def choosing() -> Iterator[Upscaler]:
+    with Upscaler(engine="onnxruntime", precision="fp32", threads=2) as opened:
+        yield opened
+
+
+class TestWhichModel:
+    """With none named, each image gets what the command takes for its file."""
+
+    QUALITIES: ClassVar = {"a.png": None, "b.jpg": 90, "c.jpg": 50, "d.png": None}
+    MODELS: ClassVar = {"a.png": "clean", "b.jpg": "camera", "c.jpg": "photo", "d.png": "clean"}
+
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> dict[str, Path]:
+        (tmp_path / "in").mkdir()
+        paths = {name: tmp_path / "in" / name for name in self.QUALITIES}
+        for seed, (name, path) in enumerate(paths.items()):
+            quality = self.QUALITIES[name]
+            Image.fromarray(picture(seed=seed)).save(path, **({} if quality is None else {"quality": quality}))
+        return paths
+
+    def by_the_command(self, folder: Path) -> dict[str, tuple[NDArray[np.uint8], str, str]]:
+        """Of each file the pixels, the model taken, and why."""
+        options = ["--format", "png", "--engine", "onnxruntime", "--precision", "fp32", "--threads", "2", "--json"]
+        done = CliRunner().invoke(main, ["upscale", str(folder / "in"), str(folder / "out"), *options])
+        assert done.exit_code == 0, done.output
+        made = {}
+        for file in json.loads(done.stdout)["files"]:
+            with Image.open(folder / "out" / file["output"]) as result:
+                made[file["input"]] = (np.asarray(result), file["model"], file["model_because"])
+        return made
+
+    def test_files_and_opened_images_get_the_commands(
+        self, tmp_path: Path, files: dict[str, Path], choosing: Upscaler
+    ) -> None:
+        expected = self.by_the_command(tmp_path)
+        assert {name: model for name, (_, model, _) in expected.items()} == self.MODELS
+        for name, (pixels, model, because) in expected.items():
+            with Image.open(files[name]) as image:
+                for result in (choosing(files[name]), choosing(str(files[name])), choosing(image)):
+                    assert np.array_equal(np.asarray(result), pixels), name
+                    assert (result.info["model"], result.info["model_because"]) == (model, because)
+
+    def test_a_list_may_need_them_all(self, tmp_path: Path, files: dict[str, Path], choosing: Upscaler) -> None:
+        expected = self.by_the_command(tmp_path)
+        for result, (pixels, model, _) in zip(choosing(list(files.values())), expected.values(), strict=True):
+            assert np.array_equal(np.asarray(result), pixels)
+            assert result.info["model"] == model
+
+    def test_what_says_nothing_gets_clean(self, files: dict[str, Path], choosing: Upscaler) -> None:
+        with Image.open(files["c.jpg"]) as image:
+            kept, copied = np.asarray(image), image.copy()
+        result = choosing(copied)
+        assert result.info["model"] == "clean"
+        assert result.info["model_because"] == "nothing says how it was kept"
+        with Upscaler("clean", engine="onnxruntime", precision="fp32", threads=2) as clean:
+            expected = clean(kept)
+            assert np.array_equal(np.asarray(clean(files["c.jpg"])), expected)
+            assert "model" not in clean(files["c.jpg"]).info
+        assert np.array_equal(np.asarray(result), expected)
+        assert np.array_equal(choosing(kept), expected)
+
+    def test_engines_are_opened_when_needed(self, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        opened: list[str] = []
+
+        def counted(model: ModelFile, *arguments: Any, **settings: Any) -> OpenEngine:
+            opened.append(model.path.stem)
+            return OpenEngine(model, *arguments, **settings)
+
+        monkeypatch.setattr(opened_module, "OpenEngine", counted)
+        with Upscaler(engine="onnxruntime", precision="fp32", threads=2) as upscaler:
+            for _ in range(2):
+                upscaler(files["a.png"])
+                assert upscaler(picture()).shape == (92, 124, 3)
+            assert opened == ["clean"]
+            assert (upscaler.engine["backend"], upscaler.scale) == ("onnxruntime", 4)
+            for _ in range(2):
+                upscaler(files["c.jpg"])
+            assert opened == ["clean", "photo"]
+            upscaler([files["c.jpg"]] * 2)  # with an engine for as many at once as there are threads
+            assert opened == ["clean", "photo", "photo"]
 
 
 class TestWhatIsWrongIsSaid:

@@ -50,9 +50,11 @@ class Config:
     stages: tuple[Stage, ...]
     seed: int = 0
     precision: str = "bfloat16"
+    optimizer: str = "adamw"  # or muon, for the kernels; biases stay with AdamW
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
-    branch_rate: float = 1.0  # learning rate of the 1x1s and chains, as a part of the kxk's
+    branch_rate: float = 1.0  # learning rate of the 1x1s and chains, as a part of the kxk's; 0 keeps them as they are
+    compiled: bool = False  # torch.compile the network: a C++ compiler is needed
     gradient_clip: float = 1.0
     ema: float = 0.999
     long_side: int = 1500
@@ -79,7 +81,7 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """Raises ValueError for a key that does not exist."""
+    """Raises ValueError for a key that does not exist, and for an optimizer that is none."""
     document = tomllib.loads(path.read_text())
     stages = []
     for entry in document.pop("stage"):
@@ -91,7 +93,10 @@ def read_config(path: Path) -> Config:
     if "degradations" in document:
         table = {key: tuple(v) if isinstance(v, list) else v for key, v in document["degradations"].items()}
         document["degradations"] = _from_table(Degradations, table, f"{path.name}: degradations")
-    return _from_table(Config, {**document, "stages": tuple(stages)}, path.name)
+    config = _from_table(Config, {**document, "stages": tuple(stages)}, path.name)
+    if config.optimizer not in ("adamw", "muon"):
+        raise ValueError(f"{path.name}: optimizer is adamw or muon, not {config.optimizer!r}")
+    return config
 
 
 def _from_table(kind: type[T], table: dict[str, Any], where: str) -> T:

@@ -15,11 +15,14 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;-+(
 
 
 def drawing(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(side, side, 3) uint8 of one of five kinds, in two colours: black and white half of the time."""
+    """(side, side, 3) uint8 of one of six kinds: noise of every colour, and five in two colours, half of the time black
+    and white."""
     colours = rng.integers(0, 256, (2, 3)) if rng.random() < 0.5 else np.array([[0] * 3, [255] * 3])
     if rng.random() < 0.5:
         colours = colours[::-1]
-    kind = int(rng.integers(5))
+    kind = int(rng.integers(6))
+    if kind == 5:
+        return rng.integers(0, 256, (side, side, 3), np.uint8)
     if kind < 2:
         mask = _strokes(side, rng, text=kind == 0)
     else:

@@ -26,6 +26,16 @@ def rep_convs(network: nn.Module) -> dict[str, GeneralRepConv]:
     }
 
 
+def branch_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters of every 1x1 and every chain: all of a re-parameterised convolution but its kxk."""
+    return [
+        parameter
+        for module in rep_convs(network).values()
+        for branch in (module.pointwise, module.chains)
+        for parameter in branch.parameters()
+    ]
+
+
 def merged_kernels(network: nn.Module) -> dict[str, Kernel]:
     """One kernel per position, in the parameters' dtype. Positions of one shape are merged together, for speed."""
     by_shape: dict[tuple[int, ...], list[tuple[str, GeneralRepConv]]] = defaultdict(list)

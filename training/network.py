@@ -6,13 +6,15 @@ after its extra blocks were removed. Teacher and student share the head and the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espan_deploy.networks.blocks import SPAB, symmetric_attention
 from espan_deploy.networks.span.espan import ESPAN, RepConv
-from training.merge import Kernel, merged_kernels
+from training.merge import Kernel, bias_of, branch_parameters, merged_kernels, rep_convs
 
 CHANNELS = 32
 BLOCKS = 5
@@ -33,6 +35,8 @@ class TrainingNetwork(nn.Module):
 
     Returns the teacher's and the student's (None without one) images in sub-pixel layout, (N, 3 * scale**2, H, W) in
     x's dtype: what the pixel shuffle gets. Without extra blocks the teacher is ``espan``, the final network.
+
+    branches: what :meth:`freeze_branches` made of the branches' weights; None while they learn.
     """
 
     def __init__(self, *, scale: int, extra_blocks: int = 0, student: bool = False) -> None:
@@ -41,13 +45,41 @@ class TrainingNetwork(nn.Module):
         self.espan = ESPAN(scale=scale, training_form=True)
         self.extra = nn.ModuleList(SPAB(RepConv, CHANNELS) for _ in range(extra_blocks))
         self.student = StudentTail(scale) if student else None
+        self.branches: dict[str, Kernel] | None = None
+        self._run: Callable[[dict[str, Kernel], Tensor], tuple[Tensor, Tensor | None]] = self.run
+
+    @torch.no_grad()
+    def freeze_branches(self) -> None:
+        """Let only the kxk (and what has no branches) learn: every position's 1x1 and chains are merged once.
+
+        The function stays, and so does the gradient of a kxk. Weights loaded afterwards need another call.
+        """
+        convs = rep_convs(self)
+        self.branches = {
+            name: (weight - convs[name].kxk.weight, bias - bias_of(convs[name].kxk))
+            for name, (weight, bias) in merged_kernels(self).items()
+        }
+        for parameter in branch_parameters(self):
+            parameter.requires_grad_(False)
+
+    def kernels(self) -> dict[str, Kernel]:
+        """One kernel per position, in the parameters' dtype."""
+        if self.branches is None:
+            return merged_kernels(self)
+        convs = rep_convs(self)
+        return {
+            name: (weight + convs[name].kxk.weight, bias + bias_of(convs[name].kxk))
+            for name, (weight, bias) in self.branches.items()
+        }
+
+    def compile_run(self) -> None:
+        """Compile :meth:`run`, anew for each shape of crops: on a CPU, activations are computed in one pass."""
+        self._run = torch.compile(self.run, dynamic=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Merge, then run the merged convolutions in x's dtype; merging stays in the parameters' dtype."""
-        kernels = {
-            name: (weight.to(x.dtype), bias.to(x.dtype)) for name, (weight, bias) in merged_kernels(self).items()
-        }
-        return self.run(kernels, x)
+        kernels = {name: (weight.to(x.dtype), bias.to(x.dtype)) for name, (weight, bias) in self.kernels().items()}
+        return self._run(kernels, x)
 
     def image(self, x: Tensor) -> Tensor:
         """The teacher's image, (N, 3, scale * H, scale * W)."""

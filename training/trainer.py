@@ -20,6 +20,7 @@ from training.data import CropSampler, Photographs
 from training.evaluate import Pair, mean_psnr_y, validation_pairs
 from training.initialise import initialise
 from training.losses import distillation_loss, reconstruction_loss
+from training.muon import Muon
 from training.network import TrainingNetwork, to_scale
 
 INITIAL_CROPS = 16
@@ -90,18 +91,30 @@ class Trainer:
         """In the optimizer's order: the branches' after all others."""
         return sorted(self.network.named_parameters(), key=lambda named: _of_branch(named[0]))
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        named = self._named_parameters()
-        return torch.optim.AdamW(
-            [
-                {"params": [p for name, p in named if not _of_branch(name)], "factor": 1.0},
-                {"params": [p for name, p in named if _of_branch(name)], "factor": self.config.branch_rate},
-            ],
-            lr=1.0,  # set at every iteration
-            betas=self.config.betas,
-            weight_decay=self.config.weight_decay,
-            fused=True,
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Of what learns, once the network has its weights: branches that do not learn are merged here.
+
+        Muon has the kernels, if the config wants it; AdamW the rest, which may be all.
+        """
+        if self.config.branch_rate == 0:
+            self.network.freeze_branches()
+        if self.config.compiled:
+            self.network.compile_run()
+        named = [(name, parameter) for name, parameter in self._named_parameters() if parameter.requires_grad]
+        orthogonal = self.config.optimizer == "muon"
+
+        def groups(kernels: bool) -> list[dict[str, Any]]:
+            mine = [(name, p) for name, p in named if (orthogonal and p.ndim > 1) == kernels]
+            return [
+                {"params": [p for name, p in mine if not _of_branch(name)], "factor": 1.0},
+                {"params": [p for name, p in mine if _of_branch(name)], "factor": self.config.branch_rate},
+            ]
+
+        # lr is set at every iteration
+        adam = torch.optim.AdamW(
+            groups(kernels=False), lr=1.0, betas=self.config.betas, weight_decay=self.config.weight_decay, fused=True
         )
+        return [adam, Muon(groups(kernels=True), lr=1.0)] if orthogonal else [adam]
 
     def _start(self, start: Path | None) -> None:
         stage = self.config.stages[0]
@@ -113,7 +126,7 @@ class Trainer:
             raise ValueError(f"{start.name} has the final network's weights alone, but stage {stage.name!r} needs more")
         else:
             self.network.espan.load_state_dict(load_file(start))
-        self.optimizer = self._optimizer()
+        self.optimizers = self._optimizers()
         self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
 
     def _enter_stage(self, previous: Stage, stage: Stage) -> None:
@@ -124,7 +137,8 @@ class Trainer:
             stage.student,
         ):
             return
-        moments = {name: self.optimizer.state[parameter] for name, parameter in self._named_parameters()}
+        held = {parameter: state for optimizer in self.optimizers for parameter, state in optimizer.state.items()}
+        moments = {name: held.get(parameter) for name, parameter in self._named_parameters()}
         weights, average = self.network.state_dict(), self.average
         if stage.scale != previous.scale:
             weights = to_scale(weights, previous.scale, stage.scale)
@@ -133,11 +147,13 @@ class Trainer:
         fresh = self.network.state_dict()
         self.network.load_state_dict({name: weights.get(name, value) for name, value in fresh.items()})
         self.average = {name: average.get(name, value).clone() for name, value in fresh.items()}
-        self.optimizer = self._optimizer()
-        for name, parameter in self.network.named_parameters():
-            held = moments.get(name)
-            if held and held["exp_avg"].shape == parameter.shape:
-                self.optimizer.state[parameter] = held
+        self.optimizers = self._optimizers()
+        named = {parameter: name for name, parameter in self.network.named_parameters()}
+        for optimizer in self.optimizers:
+            for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+                moment = moments.get(named[parameter])
+                if moment and moment["exp_avg"].shape == parameter.shape:
+                    optimizer.state[parameter] = moment
 
     # -- iterations --------------------------------------------------------------------------------------------------
 
@@ -158,12 +174,13 @@ class Trainer:
         if student is not None:
             loss = loss + reconstruction_loss(student, wanted, stage.loss)
             loss = loss + stage.loss.distillation * distillation_loss(student, teacher)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip, foreach=True)
-        for group in self.optimizer.param_groups:
-            group["lr"] = stage.rate(within) * group["factor"]
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = stage.rate(within) * group["factor"]
+            optimizer.step()
         self._update_average()
         self.iteration += 1
         return float(loss.detach())
@@ -172,7 +189,7 @@ class Trainer:
     def _update_average(self) -> None:
         decay = min(self.config.ema, (1 + self.iteration) / (10 + self.iteration))
         current = dict(self.network.named_parameters())
-        names = list(self.average)
+        names = [name for name in self.average if current[name].requires_grad]
         torch._foreach_lerp_([self.average[name] for name in names], [current[name] for name in names], 1 - decay)
 
     def run(
@@ -263,7 +280,7 @@ class Trainer:
                 "running_loss": self.running_loss,
                 "network": self.network.state_dict(),
                 "average": self.average,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "rng": repr(self.rng.bit_generator.state),
             },
             partial,
@@ -279,8 +296,9 @@ class Trainer:
         self.running_loss = held["running_loss"]
         self.network = self._network(self.stage_entered)
         self.network.load_state_dict(held["network"])
-        self.optimizer = self._optimizer()
-        self.optimizer.load_state_dict(held["optimizer"])
+        self.optimizers = self._optimizers()
+        for optimizer, state in zip(self.optimizers, held["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.average = {name: value.to(self.device) for name, value in held["average"].items()}
         self.rng.bit_generator.state = ast.literal_eval(held["rng"])
 

@@ -13,13 +13,15 @@ Its runtime is imported inside these functions only.
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
 
 from espan_deploy.backends.base import Runner
-from espan_deploy.backends.model import ModelFile
+from espan_deploy.backends.model import INT8, ModelFile
 from espan_deploy.errors import BackendUnavailableError, EngineMismatchError
 
 
@@ -63,17 +65,15 @@ class Backend:
 
     @property
     def version(self) -> str:
-        """Of the runtime, from its package's metadata; "" where it is not installed."""
-        from importlib.metadata import PackageNotFoundError, version
+        """Of the runtime, as its package was installed; "" where it is not."""
+        return next(filter(None, map(installed_version, self.packages)), "")
 
-        for package in self.packages:
-            with suppress(PackageNotFoundError):
-                return version(package)
-        return ""
-
-    def usable_precisions(self) -> list[str]:
-        """FP32, and the precision this machine is made for."""
-        return list(dict.fromkeys(["fp32", self.module.preferred_precision()]))
+    def usable_precisions(self, model: ModelFile | None = None) -> list[str]:
+        """FP32, and the precision this machine is made for; of a model, those it is there in, and INT8 with them."""
+        usable = dict.fromkeys(["fp32", self.module.preferred_precision()])
+        if model is None:
+            return list(usable)
+        return [each for each in (*usable, INT8) if each in self.module.PRECISIONS and model.has(each)]
 
     def unavailable_reason(self) -> str | None:
         """Why this backend cannot run here, or None."""
@@ -88,10 +88,12 @@ class Backend:
     ) -> list[Runner]:
         """Runners over one engine, one for each of ``lanes`` threads. Raises as :meth:`open`."""
         self.require()
-        if precision not in self.module.PRECISIONS:
+        built_in_it = bool(model.backend) and precision == model.description.precision
+        if precision not in self.module.PRECISIONS and not built_in_it:
             raise BackendUnavailableError(
                 f"{self.title} has no precision {precision}, it has {', '.join(self.module.PRECISIONS)}"
             )
+        model = model.in_precision(precision)
         return self.module.open_runners(model, precision=precision, threads=threads, lanes=lanes)
 
     def require(self) -> None:
@@ -142,6 +144,20 @@ BACKENDS: tuple[Backend, ...] = (
     ),
 )
 """In the order in which "auto" tries them."""
+
+
+def installed_version(package: str) -> str:
+    """As the folder of its metadata is named; "" where it is not installed.
+
+    The name is all that is wanted here, and importlib.metadata is not ready before a job's engine is open.
+    """
+    prefix = package.replace("-", "_") + "-"
+    for folder in sys.path:
+        with suppress(OSError):
+            for name in os.listdir(folder):
+                if name.startswith(prefix) and name.endswith(".dist-info"):
+                    return name.removeprefix(prefix).removesuffix(".dist-info")
+    return ""
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,14 @@ class Step:
     """One kernel of an engine at work.
 
     names: of the graph's nodes, or of their values, that it computes, as far as the engine tells; none for what the
-    engine added. ms: milliseconds, the median of several runs.
+    engine added. ms: milliseconds, the median of several runs. computes_in: what it multiplies, as "u8", "bf16" or
+    "f32"; "" where the engine does not tell.
     """
 
     names: tuple[str, ...]
     kind: str
     ms: float
+    computes_in: str = ""
 
 
 class Runner(ABC):
@@ -115,6 +117,12 @@ class Runner(ABC):
         """The same for a part; a backend that can spares itself the whole result."""
         rows, columns = scaled(kept, self.description.scale)
         out[...] = self._whole(images)[:, rows, columns]
+
+    def prepare(self, shape: tuple[int, ...]) -> None:  # noqa: B027 - most backends have nothing to prepare
+        """Do now what the first uint8 batch of this shape, (N, H, W, 3), which the network takes, would wait for.
+
+        Raises as :meth:`infer`.
+        """
 
     def profile(self, images: Images, runs: int) -> list[Step] | None:
         """Where the time of a batch goes, kernel by kernel, in the engine's order; None where it does not tell.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 
@@ -50,8 +51,8 @@ def candidates(models: Sequence[ModelFile], usable: Sequence[Backend], precision
         Candidate(model, backend, each)
         for backend in usable
         for model in models
-        for each in (backend.usable_precisions() if precision == "auto" else [precision])
-        if each in backend.module.PRECISIONS
+        for each in (backend.usable_precisions(model) if precision == "auto" else [precision])
+        if each in backend.module.PRECISIONS and model.has(each)
     ]
 
 
@@ -70,16 +71,22 @@ def size_class(height: int, width: int) -> int:
     return next((side for side in SIDES if side * side >= height * width), SIDES[-1])
 
 
-def probes(model: ModelFile, side: int) -> list[Images]:
-    """PROBES cut into a batch of images of a size class, each (N, side, side, 3), in sizes that the model takes."""
+def probe_shape(model: ModelFile, side: int) -> tuple[int, int, int, int]:
+    """(N, H, W, 3) of a batch of PROBES for a size class, in a size that the model takes."""
     description = model.description
-    multiple = description.size_multiple
     side = max(side, description.min_size)
-    side += -side % multiple
+    side += -side % description.size_multiple
     count = max(1, PROBE_SIDE // side)
+    return count * count, side, side, 3
+
+
+def probes(model: ModelFile, side: int) -> list[Images]:
+    """PROBES cut into batches of :func:`probe_shape`."""
+    images, side, _, _ = probe_shape(model, side)
+    count = isqrt(images)
     batches = []
     for make in PROBES.values():
-        whole = make(count * side, multiple)
+        whole = make(count * side, model.description.size_multiple)
         rows = whole.reshape(count, side, count, side, 3).transpose(0, 2, 1, 3, 4)
         batches.append(np.ascontiguousarray(rows.reshape(-1, side, side, 3)))
     return batches
@@ -98,6 +105,10 @@ class Opened:
         )
         self.first_results: list[Images | None] = []
         self._pool = ThreadPoolExecutor(candidate.lanes) if candidate.lanes > 1 else None
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Do what the first call of a batch of this shape would wait for: once, as the runners share their engine."""
+        self.runners[0].prepare(shape)
 
     def call(self, images: Images) -> None:
         """Run a batch on every lane at once."""

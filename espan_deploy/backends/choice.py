@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, Literal
 
 from espan_deploy.backends import Backend, Choice
@@ -17,6 +18,7 @@ from espan_deploy.backends.candidates import (
     SIDES,
     Candidate,
     candidates,
+    probe_shape,
     probes,
     size_class,
     usable_on_cpu,
@@ -33,8 +35,8 @@ VERSION = 1
 MAX_AGE_S = 30 * 24 * 3600.0
 """Drivers, kernels and firmware change without a trace in the key."""
 
-MAX_SHARE = 0.05
-"""Of the job's expected time that measuring may take."""
+MAX_SHARE = 0.03
+"""Of the job's expected time that measuring may take, besides opening and trying two engines."""
 
 MAX_SECONDS = 2.0
 
@@ -192,8 +194,9 @@ class Chooser:
                 return THOROUGH_SECONDS
             return 0.0 if ms is None else _budget_s(workload, ms)
 
-        ranking = Ranking(probes(self.model, side), self.threads, clock=self._clock, deadline=deadline)
         turns = THOROUGH_TURNS if workload is None else TURNS
+        shape, make_probes = probe_shape(self.model, side), partial(probes, self.model, side)
+        ranking = Ranking(shape, make_probes, self.threads, clock=self._clock, deadline=deadline)
         return ranking.measure(self.engines, self.most_lanes, everything=workload is None, turns=turns)
 
     def keep(self, side: int, table: Table) -> str:
@@ -231,7 +234,7 @@ class Chooser:
 
     def _key(self, side: int) -> list[str]:
         engines = (f"{each.backend.name} {each.backend.version} {each.precision}" for each in self.engines)
-        return ["choice", str(VERSION), self.model.sha256, *engines, f"{self.threads} threads", f"side {side}"]
+        return ["choice", str(VERSION), *self.model.sha256s, *engines, f"{self.threads} threads", f"side {side}"]
 
 
 def described(table: Table, best: Row, at: float) -> str:

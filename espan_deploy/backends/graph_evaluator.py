@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from espan_deploy.backends.onnxruntime import FATAL, one_line
 from espan_deploy.errors import BackendUnavailableError, ExportError, InferenceError
 
 
@@ -33,13 +34,15 @@ class GraphEvaluator:
             extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in own)
             model = extended
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = FATAL
+        # A thread that waits for work burns a core meanwhile, which others may want: many small operators wait often.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as exc:  # its exceptions share no base below Exception
-            raise ExportError(f"ONNX Runtime refuses the graph: {exc}") from exc
+            raise ExportError(f"ONNX Runtime refuses the graph: {one_line(exc)}") from exc
         self._input = self._session.get_inputs()[0].name
 
     def run(self, values: NDArray[Any]) -> list[NDArray[Any]]:
@@ -47,5 +50,5 @@ class GraphEvaluator:
         try:
             results = self._session.run(None, {self._input: values})
         except Exception as exc:
-            raise InferenceError(f"ONNX Runtime failed: {exc}") from exc
+            raise InferenceError(f"ONNX Runtime failed: {one_line(exc)}") from exc
         return [np.asarray(result) for result in results]

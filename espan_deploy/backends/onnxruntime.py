@@ -20,7 +20,16 @@ from espan_deploy.backends.model import ModelFile
 from espan_deploy.errors import EngineBuildError, InferenceError, InputShapeError
 from espan_deploy.machine import usable_cores
 
-PRECISIONS = ("fp32",)
+FATAL = 4
+"""ONNX Runtime's severity of messages that nothing survives: lesser ones are in its exceptions, and it prints none."""
+
+
+def one_line(exc: Exception) -> str:
+    """What ONNX Runtime says, without its line breaks."""
+    return " ".join(str(exc).split())
+
+
+PRECISIONS = ("fp32", "int8")
 
 KERNEL_SUFFIX = "_kernel_time"
 BLOCKED_SUFFIX = "_nchwc"
@@ -40,9 +49,9 @@ def preferred_precision() -> str:
 
 def open_runners(model: ModelFile, *, precision: str, threads: int | None, lanes: int) -> list[Runner]:
     """Runners over shared sessions, each using its share of the threads."""
-    del precision
     sessions = Sessions(model, max(1, (threads or usable_cores()) // lanes))
-    return [OnnxRuntimeRunner(sessions) for _ in range(lanes)]
+    sessions.get("uint8")
+    return [OnnxRuntimeRunner(sessions, precision) for _ in range(lanes)]
 
 
 class Sessions:
@@ -52,7 +61,6 @@ class Sessions:
         self.model, self.threads, self.providers = model, threads, list(providers)
         self._lock = threading.Lock()
         self._sessions: dict[str, Any] = {}
-        self.get("uint8")
 
     def get(self, pixels: str) -> Any:
         """The session for "uint8" or "float32" images."""
@@ -98,7 +106,7 @@ class Sessions:
         proto = with_pixels(proto, description, "uint8" if pixels == "uint8" else "float32", guard=True)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
+        options.log_severity_level = FATAL
         # Sizes change from call to call: memory patterns of past shapes would only pile up.
         options.enable_mem_pattern = False
         if profile:
@@ -113,12 +121,12 @@ class Sessions:
 class OnnxRuntimeRunner(Runner):
     """A model in ONNX Runtime."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, precision: str) -> None:
         import onnxruntime
 
         self._sessions = sessions
         self.description = sessions.model.description
-        self.info = EngineInfo("onnxruntime", onnxruntime.__version__, "CPU", "fp32", threads=sessions.threads)
+        self.info = EngineInfo("onnxruntime", onnxruntime.__version__, "CPU", precision, threads=sessions.threads)
 
     def _infer(self, images: Images) -> Images:
         if images.dtype == np.uint8:
@@ -142,4 +150,4 @@ class OnnxRuntimeRunner(Runner):
             outputs: list[NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: images})
             return outputs
         except Exception as exc:  # its errors share no base class
-            raise InferenceError(f"ONNX Runtime failed on {images.shape}: {exc}") from exc
+            raise InferenceError(f"ONNX Runtime failed on {images.shape}: {one_line(exc)}") from exc

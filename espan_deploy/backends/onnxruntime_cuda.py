@@ -15,7 +15,7 @@ from typing import Any
 from espan_deploy.backends.base import Runner
 from espan_deploy.backends.cuda_memory import driver_unavailable_reason
 from espan_deploy.backends.model import ModelFile
-from espan_deploy.backends.onnxruntime import OnnxRuntimeRunner, Sessions
+from espan_deploy.backends.onnxruntime import FATAL, OnnxRuntimeRunner, Sessions
 from espan_deploy.errors import BackendUnavailableError
 
 PRECISIONS = ("fp32",)
@@ -28,9 +28,6 @@ CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA's and cu
 FULL_FP32: tuple[str, dict[str, Any]] = (CUDA, {"use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"})
 """TF32 would round every product to 11 bits and call it FP32. The search's default, EXHAUSTIVE, runs every algorithm
 for each new size of image, and sizes change from call to call."""
-
-FATAL = 4
-"""ONNX Runtime's severity of messages that nothing survives: of lesser ones, a trial prints none."""
 
 
 def unavailable_reason() -> str | None:
@@ -103,6 +100,6 @@ class _GpuRunner(OnnxRuntimeRunner):
     """The same runner, on the GPU."""
 
     def __init__(self, sessions: Sessions, provider: str) -> None:
-        super().__init__(sessions)
+        super().__init__(sessions, "fp32")
         name = "onnxruntime-tensorrt" if provider == TENSORRT else "onnxruntime-cuda"
         self.info = replace(self.info, backend=name, device="GPU", threads=None, details={"provider": provider})

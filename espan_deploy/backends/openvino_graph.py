@@ -10,12 +10,12 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from espan_deploy.backends.model import INT8
+from espan_deploy.backends.openvino_quantisers import write_out_quantisers
+from espan_deploy.backends.openvino_tail import WHITE, blocks_of_bytes
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import InputShapeError
-
-WHITE = 255.0
 
 PROBE_SIDE = 64
 
@@ -42,6 +42,8 @@ def with_pixels(network: Any, description: ModelDescription, pixels: str) -> Any
             "the model takes bytes only, and this image has 16 bits per channel",
             hint="export the model with float pixels",
         )
+    if description.precision == INT8:
+        write_out_quantisers(network)
     old, result = network.get_parameters()[0], network.get_results()[0].input_value(0)
     factor = np.float32(description.value_range / (WHITE if as_bytes else 1.0))
     f32 = openvino.Type.f32
@@ -60,7 +62,7 @@ def with_pixels(network: Any, description: ModelDescription, pixels: str) -> Any
     if not as_bytes:
         tail = _swapped(_scaled(result, 1 / factor), description)
         return openvino.Model([ops.transpose(tail, np.array([0, 2, 3, 1]))], [source])
-    outputs = _blocks_of_bytes(result, description)
+    outputs = blocks_of_bytes(result, description)
     if outputs is None:
         tail = _swapped(_scaled(result, 1 / factor), description)
         guard = ops.reduce_mean(tail, np.array([1, 2, 3]))
@@ -81,77 +83,6 @@ def _swapped(node: Any, description: ModelDescription) -> Any:
     from openvino import opset13 as ops
 
     return node if description.color_order == "RGB" else ops.gather(node, np.array([2, 1, 0]), np.array(1))
-
-
-def _blocks_of_bytes(result: Any, description: ModelDescription) -> list[Any] | None:
-    """The outputs of a network that ends in convolution and pixel shuffle; None of any other.
-
-    Scale, clip and round go into the convolution, and bytes are shuffled, not floats, and by the caller: moving 48
-    floats per pixel through five operators took a quarter of ESPAN's time in bfloat16, and rounded them on the way.
-    """
-    import openvino
-    from openvino import opset13 as ops
-
-    shuffle = result.get_node()
-    if shuffle.get_type_name() != "DepthToSpace" or shuffle.get_attributes()["mode"] != "depth_first":
-        return None
-    if result.get_element_type() != openvino.Type.f32:
-        return None
-    block = int(shuffle.get_attributes()["block_size"])
-    convolution, bias = shuffle.input_value(0).get_node(), None
-    if convolution.get_type_name() == "Add":
-        bias = _constant(convolution.input_value(1).get_node())
-        convolution = convolution.input_value(0).get_node()
-        if bias is None:
-            return None
-    if convolution.get_type_name() != "Convolution":
-        return None
-    weights = _constant(convolution.input_value(1).get_node())
-    if weights is None or weights.shape[0] != 3 * block**2 or (bias is not None and bias.size != weights.shape[0]):
-        return None
-
-    # Channels in the order (row, column, colour), so that a pixel's bytes come to lie side by side.
-    order = np.arange(3 * block**2).reshape(3, block, block)[:: 1 if description.color_order == "RGB" else -1]
-    order = order.transpose(1, 2, 0).reshape(-1)
-    to_white = WHITE / description.value_range
-    attributes = convolution.get_attributes()
-    features = convolution.input_value(0)
-    levels = ops.convolution(
-        features,
-        (weights.astype(np.float64) * to_white)[order].astype(np.float32),
-        attributes["strides"],
-        attributes["pads_begin"],
-        attributes["pads_end"],
-        attributes["dilations"],
-        attributes["auto_pad"],
-    )
-    # It stands for the graph's convolution in the engine's counters.
-    levels.set_friendly_name(convolution.get_friendly_name())
-    if bias is not None:
-        shifted = (bias.astype(np.float64).reshape(-1) * to_white)[order].astype(np.float32)
-        levels = ops.add(levels, shifted.reshape(1, -1, 1, 1))
-    rounded = ops.convert(ops.round(ops.clamp(levels, 0.0, WHITE), "half_to_even"), openvino.Type.u8)
-    return [ops.transpose(rounded, np.array([0, 2, 3, 1])), _guard(features)]
-
-
-def _guard(features: Any) -> Any:
-    """The mean of each image's features: what is not finite here is not finite in the pixels made of it.
-
-    Channels are summed by a convolution: a reduction over them would first reorder them all.
-    """
-    from openvino import opset13 as ops
-
-    channels = features.get_partial_shape()[1].get_length()
-    ones = np.full((1, channels, 1, 1), 1 / channels, np.float32)
-    summed = ops.convolution(features, ones, [1, 1], [0, 0], [0, 0], [1, 1])
-    return ops.reduce_mean(summed, np.array([1, 2, 3]))
-
-
-def _constant(node: Any) -> NDArray[Any] | None:
-    """A constant's values, looking through a reshape."""
-    if node.get_type_name() == "Reshape":
-        node = node.input_value(0).get_node()
-    return np.asarray(node.data) if node.get_type_name() == "Constant" else None
 
 
 def rounded_operations(compiled: Any) -> list[str]:

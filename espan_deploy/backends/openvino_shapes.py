@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -98,7 +98,11 @@ class CompiledModel:
             self._graph = self.core.read_model(model.data)
         except RuntimeError as exc:
             raise self._refused(exc) from exc
-        self.bytes_per_pixel = bytes_per_pixel(self._graph, hint)
+        self.bytes_per_pixel: int = remembered(
+            ("bytes per pixel", model.sha256, "openvino", self.version, hint, str(MEASURE_VERSION)),
+            int,
+            lambda: bytes_per_pixel(self._graph, hint),
+        )
         self._rounded: list[str] | None = remembered(
             ("shapes agree", model.sha256, "openvino", self.version, hint, str(MEASURE_VERSION)),
             _names_or_none,
@@ -143,8 +147,8 @@ class CompiledModel:
     def profile(self, images: Images, runs: int) -> list[Step]:
         """Median times of the kernels, slower than unobserved, of the network that images of this shape end up with."""
         network = self._network("uint8", images.shape if self.shapes_agree else None, observed=True)
-        names = {
-            kernel.get_friendly_name(): kernel.get_rt_info()["originalLayersNames"].astype(str)
+        told = {
+            kernel.get_friendly_name(): {key: value.astype(str) for key, value in kernel.get_rt_info().items()}
             for kernel in network.compiled.get_runtime_model().get_ordered_ops()
         }
         times: dict[tuple[str, str], list[float]] = {}
@@ -156,7 +160,7 @@ class CompiledModel:
                     spent = kernel.real_time.total_seconds() * 1e3
                     times.setdefault((kernel.node_name, kernel.node_type), []).append(spent)
         return [
-            Step(tuple(n.removesuffix(BIAS_APART) for n in names.get(name, "").split(",") if n), kind, median(spent))
+            Step(_names(told.get(name, {})), kind, median(spent), told.get(name, {}).get("runtimePrecision", ""))
             for (name, kind), spent in times.items()
             if any(spent)
         ]
@@ -218,7 +222,8 @@ def upscale_into(request: Any, images: Images, kept: tuple[slice, slice], out: I
     """
     import openvino
 
-    # It shares the array's memory, and refuses read-only arrays.
+    # It shares the array's memory, and refuses read-only arrays. Without share_outputs, and in request.results, every
+    # output is copied.
     images = images if images.flags.writeable else images.copy()
     request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
     count, height, width, _ = images.shape
@@ -229,19 +234,24 @@ def upscale_into(request: Any, images: Images, kept: tuple[slice, slice], out: I
         whole = (count, height * scale, width * scale, 3)
         result = out if out.shape == whole and out.flags.c_contiguous else np.empty(whole, out.dtype)
         request.set_output_tensor(0, openvino.Tensor(result, shared_memory=True))
-        request.infer()
+        request.infer(share_outputs=True)
         if result is not out:
             y, x = scaled(kept, scale)
             np.copyto(out, result[:, y, x])
     else:
-        request.infer()
+        request.infer(share_outputs=True)
         # A block's row is one value to numpy and moves at once; byte by byte, in either library, it takes far longer.
         row = np.dtype((np.void, 3 * scale))
         blocks = request.get_output_tensor(0).data.reshape(count, height, width, scale, 3 * scale).view(row)[..., 0]
         pixels = out.reshape(count, kept_height, scale, kept_width, 3 * scale).view(row)[..., 0]
         np.copyto(pixels, blocks[:, rows, columns].transpose(0, 1, 3, 2))
-    if len(request.results) > 1:
+    if len(request.model_outputs) > 1:
         check_finite(request.get_output_tensor(1).data)
+
+
+def _names(kernel: Mapping[str, str]) -> tuple[str, ...]:
+    """Of the graph's operations that a kernel computes."""
+    return tuple(name.removesuffix(BIAS_APART) for name in kernel.get("originalLayersNames", "").split(",") if name)
 
 
 def first_line(exc: Exception) -> str:

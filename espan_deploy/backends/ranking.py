@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from statistics import median
 from typing import Any
-
-import numpy as np
 
 from espan_deploy.backends.base import Images
 from espan_deploy.backends.candidates import PROBE_SIDE, Candidate, Opened, lane_counts
-from espan_deploy.backends.precision import EXACT, MIN_PSNR_DB, Nearness, nearness
+from espan_deploy.backends.precision import EXACT, Nearness, least_db, nearness
 from espan_deploy.errors import BackendError
 from espan_deploy.timing import Clock, Series, Stop, WarmUpLimits, take_turns, warm_up_call
 
@@ -18,17 +19,19 @@ TIE = 0.03
 """A later candidate must take so much less time than an earlier one to be preferred: noise must not decide."""
 
 HOPELESS = 1.5
-"""Times the fastest. What is slower after its warm-up takes no turns, unless it is the simplest, and its other splits
-of the cores are not tried."""
+"""Times the fastest. What is slower in two calls takes no turns, and its other splits of the cores are not tried."""
 
 TURNS_SHARE = 0.5
 """Of the time that is left, for turns: the rest is for the next split of the cores."""
 
 LOADED_SECONDS = 1.0
-"""Without the second candidate nothing would be found out, ever, of a network so small that its jobs are short."""
+"""Without a second candidate nothing would be found out, ever, of a network so small that its jobs are short."""
 
 PIXELS_PER_CALL = PROBE_SIDE * PROBE_SIDE
 """Of a probe, whatever its size class."""
+
+Deadline = Callable[[float | None], float]
+"""Seconds since the start at which to end, for the fastest call's milliseconds an image so far."""
 
 CALLS_ONLY_ONCE = WarmUpLimits(runs=0)
 """Every probe once: what is compiled then stays compiled."""
@@ -113,12 +116,18 @@ class Table:
                 int(row["lanes"]),
                 None if row["ms"] is None else float(row["ms"]),
                 int(row["turns"]),
-                None if row["psnr_db"] is None else Nearness.from_json(row["psnr_db"]),
+                _nearness(row),
                 str(row["excluded"]),
             )
             for row in document["rows"]
         )
         return cls(rows, int(document["side"]), float(document["seconds"]), bool(document["complete"]))
+
+
+def _nearness(row: Any) -> Nearness | None:
+    """Of a row as kept."""
+    precision = str(row["engine"]).split()[-1]
+    return None if row["psnr_db"] is None else Nearness.from_json(row["psnr_db"], precision)
 
 
 def _as_fast_as_the_least(timed: Sequence[tuple[Row, float]]) -> list[Row]:
@@ -131,25 +140,36 @@ class Ranking:
 
     Wrong numbers disqualify before time counts: every candidate's first results are held against the first FP32
     engine's, a reduced precision's on every probe, another FP32 engine's on the photograph (on a page of text some
-    networks amplify the order of additions without bound).
+    networks amplify the order of additions without bound). Where a model is there in INT8 only, the first engine's
+    results are what the others' are held against, on the photograph.
     """
 
     def __init__(
-        self, probes: Sequence[Images], threads: int, *, clock: Clock, deadline: Callable[[float | None], float]
+        self,
+        shape: tuple[int, ...],
+        make_probes: Callable[[], Sequence[Images]],
+        threads: int,
+        *,
+        clock: Clock,
+        deadline: Deadline,
     ) -> None:
-        """deadline: seconds since the start at which to end, for the fastest call's milliseconds an image so far.
+        """shape: of each of the probes.
 
         Another precision of the engine that is loaded already is tried in spite of it, within LOADED_SECONDS.
         """
-        self._probes, self._threads, self._clock, self._deadline = list(probes), threads, clock, deadline
+        self._shape, self._make_probes, self._threads = shape, make_probes, threads
+        self._clock, self._deadline = clock, deadline
         self._begun = clock()
         self._opened: dict[str, Opened] = {}
         self._rows: dict[str, Row] = {}
+        self._exact_precision = EXACT
         self._exact: list[Images | None] | None = None
         self._complete = True
 
     def measure(self, engines: Sequence[Candidate], most_lanes: int, *, everything: bool, turns: int) -> Table:
         """Time all engines with one lane, then with more lanes those not far behind. everything: leave none out."""
+        if all(each.precision != EXACT for each in engines):
+            self._exact_precision = engines[0].precision
         try:
             for lanes in lane_counts(most_lanes):
                 tried = [replace(each, lanes=lanes) for each in engines if everything or self._hopeful(each, lanes)]
@@ -158,8 +178,11 @@ class Ranking:
         finally:
             for opened in self._opened.values():
                 opened.close()
-        side = int(self._probes[0].shape[1])
-        return Table(tuple(self._rows.values()), side, self._clock() - self._begun, self._complete)
+        return Table(tuple(self._rows.values()), self._shape[1], self._clock() - self._begun, self._complete)
+
+    @cached_property
+    def _probes(self) -> Sequence[Images]:
+        return self._make_probes()
 
     @property
     def _left(self) -> float:
@@ -178,43 +201,64 @@ class Ranking:
         """Whether a split of the cores is worth trying: its engine is not far behind with one lane."""
         if lanes == 1:
             return True
-        row, least = self._rows.get(replace(candidate, lanes=1).name), self._least()
-        return row is not None and row.eligible and row.ms is not None and row.ms <= HOPELESS * (least or 0)
+        alone = replace(candidate, lanes=1)
+        row = self._rows.get(alone.name)
+        return row is not None and row.eligible and not self._hopeless(alone)
 
     def _warm_up(self, tried: Sequence[Candidate]) -> None:
         cost = 0.0
+        ready: dict[str, Opened | BackendError] = {}
         for candidate in tried:
-            if self._rows and self._left_for(candidate) < cost:
+            if self._rows and candidate.name not in ready and self._left_for(candidate) < cost:
                 self._rows[candidate.name] = Row(candidate.engine, candidate.lanes, excluded="there was no time for it")
                 self._complete = False
                 continue
             begun = self._clock()
-            self._rows[candidate.name] = self._first(candidate)
-            cost = self._clock() - begun
+            if candidate.name not in ready:
+                ready |= self._ready([candidate] if self._rows else _of_first_engine(tried))
+            self._rows[candidate.name] = self._first(candidate, ready[candidate.name])
+            cost = max(cost, self._clock() - begun)
 
-    def _first(self, candidate: Candidate) -> Row:
+    def _ready(self, wanted: Sequence[Candidate]) -> dict[str, Opened | BackendError]:
+        """Opened and run once, side by side: compiling keeps one core busy, and the job waits for it.
+
+        Compiling leaves the interpreter alone, so the probes are made meanwhile, and not before.
+        """
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            opening = {each.name: pool.submit(Opened, each, self._threads) for each in wanted}
+            wait(opening.values())
+            running = {name: pool.submit(self._run_once, name, opened) for name, opened in opening.items()}
+            _ = self._probes
+        return {name: _failure(run) or self._opened[name] for name, run in running.items()}
+
+    def _run_once(self, name: str, opening: Future[Opened]) -> None:
+        opened = self._opened[name] = opening.result()
+        opened.prepare(self._shape)
+        opened.call(self._probes[0])
+
+    def _first(self, candidate: Candidate, opened: Opened | BackendError) -> Row:
+        if isinstance(opened, BackendError):
+            return Row(candidate.engine, candidate.lanes, excluded=opened.message)
         try:
-            opened = Opened(candidate, self._threads)
-            self._opened[candidate.name] = opened
-            warm_up = warm_up_call(opened.call, self._probes, CALLS_ONLY_ONCE, self._clock)
+            warm_up = warm_up_call(opened.call, self._probes[1:], CALLS_ONLY_ONCE, self._clock)
         except BackendError as exc:
             return Row(candidate.engine, candidate.lanes, excluded=exc.message)
-        if self._exact is None and candidate.precision == EXACT:
+        if self._exact is None and candidate.precision == self._exact_precision:
             self._exact = opened.first_results
-        near = None if self._exact is None else nearness(self._exact, opened.first_results)
+        near = None if self._exact is None else nearness(self._exact, opened.first_results, candidate.precision)
         row = Row(candidate.engine, candidate.lanes, warm_up.last_ms / candidate.lanes, 0, near)
-        return replace(row, excluded=_wrong(candidate, near))
+        return replace(row, excluded=_wrong(candidate.precision, near, self._exact_precision))
 
     def _take_turns(self, tried: Sequence[Candidate], *, everything: bool, turns: int) -> None:
-        """Those not far behind, beside the simplest: that one slow call of its was chance must come to light."""
+        """Those not far behind, in two calls: that one of them was slow by chance must come to light."""
         eligible = [each for each in tried if self._rows[each.name].eligible]
-        limit = float("inf") if everything else HOPELESS * (self._least() or 0.0)
+        for each in eligible:
+            if not everything and self._hopeless(each):
+                self._call_again(each)
         calls: Mapping[str, Opened] = {
-            each.name: self._opened[each.name]
-            for each in eligible
-            if each is eligible[0] or (self._rows[each.name].ms or 0.0) <= limit
+            each.name: self._opened[each.name] for each in eligible if everything or not self._hopeless(each)
         }
-        if len(calls) < 2 and not everything:
+        if len(calls) < 2 and not everything and self._left <= 0:
             return
         stop = Stop(turns, max(0.0, self._left) * TURNS_SHARE / max(1, len(calls)))
         measured = take_turns(
@@ -223,16 +267,38 @@ class Ranking:
         for name, series in measured.series.items():
             self._rows[name] = replace(self._rows[name], ms=_median(series, calls[name]), turns=measured.rounds)
 
+    def _hopeless(self, candidate: Candidate) -> bool:
+        return (self._rows[candidate.name].ms or 0.0) > HOPELESS * (self._least() or 0.0)
+
+    def _call_again(self, candidate: Candidate) -> None:
+        row, call = self._rows[candidate.name], self._opened[candidate.name].call
+        again = warm_up_call(call, self._probes[:1], CALLS_ONLY_ONCE, self._clock).last_ms / candidate.lanes
+        self._rows[candidate.name] = replace(row, ms=min(again, row.ms or again))
+
+
+def _failure(run: Future[None]) -> BackendError | None:
+    """Why the engine cannot be used, or None. Raises what else went wrong."""
+    try:
+        run.result()
+    except BackendError as exc:
+        return exc
+    return None
+
+
+def _of_first_engine(tried: Sequence[Candidate]) -> Sequence[Candidate]:
+    """The first candidate, and the others of its backend, which is loaded with it: two precisions, and INT8."""
+    return [each for each in tried if each.backend is tried[0].backend]
+
 
 def _median(series: Series, opened: Opened) -> float:
-    return float(np.median(series.latencies_ms)) / opened.candidate.lanes
+    return median(series.latencies_s) * 1e3 / opened.candidate.lanes
 
 
-def _wrong(candidate: Candidate, near: Nearness | None) -> str:
+def _wrong(precision: str, near: Nearness | None, exact: str) -> str:
     """Why a candidate's numbers disqualify it, or "". Without an exact result to hold them against, all do."""
     if near is None:
-        return f"there is no {EXACT} result to hold it against"
-    if candidate.precision == EXACT:
+        return f"there is no {exact} result to hold it against"
+    if precision == exact:
         photograph, db = next(iter(near.psnr_db.items()))
-        return "" if db >= MIN_PSNR_DB else f"{db:.1f} dB from the first engine on a made-up {photograph}"
+        return "" if db >= least_db(precision) else f"{db:.1f} dB from the first engine on a made-up {photograph}"
     return "" if near.passes else f"it is {near}"

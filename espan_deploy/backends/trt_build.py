@@ -149,6 +149,9 @@ def _parser_error(parser: Any, messages: Messages, title: str) -> EngineBuildErr
         reason = "" if error.desc() == "false" else f": {error.desc()}"
         details.append(f"{where}{reason} ({error.code().name})")
     names = [parser.get_error(i).node_operator() for i in range(parser.num_errors)]
+    if any(operator in ("QuantizeLinear", "DequantizeLinear") for operator in names):
+        hint = f"{title} computes in symmetric codes: signed int8, every zero point 0, weights per output channel"
+        return EngineBuildError(f"{title} cannot take the model: {'; '.join(dict.fromkeys(details))}", hint=hint)
     return EngineBuildError(
         f"{title} cannot take the model: {'; '.join(dict.fromkeys(details)) or messages.explanation()}",
         hint=f"replace the operator {names[0]}, or run the model on another engine" if any(names) else "",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from espan_deploy import backends
 from espan_deploy.backends.base import Images, Runner
-from espan_deploy.backends.model import ModelFile, read_model
+from espan_deploy.backends.model import INT8, ModelFile, read_model
 from espan_deploy.errors import BackendUnavailableError, InputError
 from espan_deploy.machine import usable_cores
 
@@ -34,10 +34,11 @@ class Model:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine and what it computes in."""
+    """An engine and what it computes in. named: by the user, so that a model that is not there in it is a mistake."""
 
     backend: backends.Backend
     precision: str
+    named: bool = False
 
 
 @dataclass
@@ -50,6 +51,11 @@ class Contender:
     precision: str
     runner: Runner
     form: str = FOLDED
+
+    @property
+    def file(self) -> ModelFile:
+        """What runs: the model's file, or its INT8 form."""
+        return self.model.file.in_precision(INT8) if self.precision == INT8 else self.model.file
 
     def __call__(self, images: Images) -> Mapping[str, float] | None:
         """Upscale, and tell the stages' milliseconds where the engine measured them."""
@@ -118,8 +124,9 @@ def _attach(path: Path, loaded: list[tuple[ModelFile, Network | None]]) -> None:
 
 
 def engine_choices(names: Sequence[str]) -> list[EngineChoice]:
-    """Engines from their names: "openvino", "openvino:bf16", "auto" (the default of this machine, in FP32 and in
-    its preferred precision), or "all" (every engine and precision that can run here).
+    """Engines from their names: "openvino", "openvino:bf16", "auto" (the default of this machine, in FP32, in its
+    preferred precision, and in INT8), or "all" (every engine and precision that can run here). INT8 that nobody named
+    is of those models that are there in it.
 
     Raises BackendUnavailableError for what is unknown or cannot run here.
     """
@@ -130,16 +137,24 @@ def engine_choices(names: Sequence[str]) -> list[EngineChoice]:
             usable = [backend for backend in backends.BACKENDS if backend.unavailable_reason() is None]
             if not usable:
                 backends.choose("auto")
-            found += [EngineChoice(backend, p) for backend in usable for p in backend.usable_precisions()]
+            found += [choice for backend in usable for choice in _unsaid(backend)]
             continue
         backend = backends.choose(engine).backend
         if precision and precision not in backend.module.PRECISIONS:
             raise BackendUnavailableError(
                 f"{backend.title} has no precision {precision}", hint=f"it has {', '.join(backend.module.PRECISIONS)}"
             )
-        unsaid = backend.usable_precisions() if engine == "auto" else ["fp32"]
-        found += [EngineChoice(backend, p) for p in ([precision] if precision else unsaid)]
-    return list(dict.fromkeys(found))
+        if engine == "auto" and not precision:
+            found += _unsaid(backend)
+        else:
+            found.append(EngineChoice(backend, precision or "fp32", named=True))
+    once = {(choice.backend.name, choice.precision): choice for choice in sorted(found, key=lambda c: c.named)}
+    return [once[key] for key in dict.fromkeys((choice.backend.name, choice.precision) for choice in found)]
+
+
+def _unsaid(backend: backends.Backend) -> list[EngineChoice]:
+    precisions = [*backend.usable_precisions(), *(p for p in backend.module.PRECISIONS if p == INT8)]
+    return [EngineChoice(backend, precision) for precision in precisions]
 
 
 def open_contenders(
@@ -166,9 +181,12 @@ def open_contenders(
 
 
 def _choices_for(file: ModelFile, engines: Sequence[EngineChoice]) -> Sequence[EngineChoice]:
-    """An engine file runs in its own backend and precision, whatever the others run in."""
+    """An engine file runs in its own backend and precision, whatever the others run in; INT8 alone in INT8."""
+    if file.only_int8 and not file.backend:
+        able = [choice.backend for choice in engines if INT8 in choice.backend.module.PRECISIONS]
+        return [EngineChoice(backend, INT8) for backend in dict.fromkeys(able)]
     if not file.backend:
-        return engines
+        return [choice for choice in engines if choice.named or file.has(choice.precision)]
     return [EngineChoice(backends.choose("auto", file).backend, file.description.precision)]
 
 

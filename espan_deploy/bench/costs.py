@@ -108,13 +108,16 @@ def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
 
 
 def _graph(file: ModelFile) -> Any:
-    """The (N, C, H, W) graph of a file, or None where it is an engine or has its pixels' layout built in."""
+    """The (N, C, H, W) graph of a file in floats, or None where it is an engine or has its pixels' layout built in."""
     import onnx
     import onnx_ir as ir
 
+    from espan_deploy.graph.quantised import without_quantisation
+
     if file.backend or file.description.pixels == "uint8":
         return None
-    return ir.from_proto(onnx.load_from_string(file.data))
+    model = ir.from_proto(onnx.load_from_string(file.data))
+    return without_quantisation(model) if file.only_int8 else model
 
 
 def _layer_name(node: Any) -> str:

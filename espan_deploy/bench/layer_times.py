@@ -17,11 +17,13 @@ class LayerTimes:
     """Milliseconds of a profiled run.
 
     layers: of each layer, with what the engine fused into it; None where no kernel carries its name. between: of all
-    other kernels, by kind, the largest first: activations, sums, copies to another layout.
+    other kernels, by kind, the largest first: activations, sums, copies to another layout. computed_in: by each layer's
+    kernel, as :class:`Step` has it.
     """
 
     layers: tuple[float | None, ...]
     between: dict[str, float]
+    computed_in: tuple[str, ...]
 
     @property
     def total(self) -> float:
@@ -36,6 +38,7 @@ def layer_times(layers: Sequence[Layer], steps: Sequence[Step]) -> LayerTimes:
         for name in layer.names:
             index.setdefault(name, i)
     spent: list[float | None] = [None] * len(layers)
+    computed_in = [""] * len(layers)
     between: dict[str, float] = {}
     for step in steps:
         is_product = any(word in step.kind.lower() for word in PRODUCTS)
@@ -44,4 +47,5 @@ def layer_times(layers: Sequence[Layer], steps: Sequence[Step]) -> LayerTimes:
             between[step.kind] = between.get(step.kind, 0.0) + step.ms
         else:
             spent[found] = (spent[found] or 0.0) + step.ms
-    return LayerTimes(tuple(spent), dict(sorted(between.items(), key=lambda item: -item[1])))
+            computed_in[found] = step.computes_in
+    return LayerTimes(tuple(spent), dict(sorted(between.items(), key=lambda item: -item[1])), tuple(computed_in))

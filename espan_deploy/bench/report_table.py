@@ -130,17 +130,18 @@ def _layers(document: dict[str, Any]) -> str:
                 f"{layer['macs'] / 1e9:.3f}",
                 f"{layer['ms']:.3f}",
                 layer["bound"],
+                layer["computed_in"],
                 *_took(layer),
             )
             for layer in limit["layers"]
         ]
         profile = limit["profile"]
         if profile:
-            rows += [(f"({kind})", "", "", "", "", f"{ms:.3f}", "") for kind, ms in _between(profile)]
+            rows += [(f"({kind})", "", "", "", "", "", f"{ms:.3f}", "") for kind, ms in _between(profile)]
         title = f"{result['contender']}, {result['case']}: limit {limit['ms']:.2f} ms, {limit['share']:.0%} reached"
         if profile:
             title += f"; profiled apart: {profile['ms']:.2f} ms"
-        header = ("layer", "kernel", "G per image", "at least ms", "bound by", "took ms", "of limit")
+        header = ("layer", "kernel", "G per image", "at least ms", "bound by", "computed in", "took ms", "of limit")
         parts.append(f"{title}\n{table(header, rows)}")
     return "\n\n".join(parts)
 

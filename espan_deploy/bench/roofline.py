@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from espan_deploy.backends import Backend
-from espan_deploy.backends.model import ModelFile
+from espan_deploy.backends.model import INT8, ModelFile
 from espan_deploy.bench.costs import Costs, Layer
 from espan_deploy.description import ModelDescription
 from espan_deploy.timing import Clock
@@ -178,7 +178,7 @@ def probe_cpu(
 def _probe_engine(backend: Backend, precision: str, threads: int, clock: Clock, seconds: float) -> dict[str, Any]:
     height, width = PROBE_PIXELS
     image = np.random.default_rng(2).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-    with backend.open(_probe_model(), precision=precision, threads=threads) as runner:
+    with backend.open(_probe_model(precision == INT8), precision=precision, threads=threads) as runner:
         best = best_seconds(lambda: runner.infer(image), clock, seconds)
     flops = 2 * height * width * (PROBE_LAYERS * PROBE_CHANNELS**2 + 6 * PROBE_CHANNELS)
     return {"what": f"1x1 convolutions, {backend.name}", "precision": precision, "gflops": flops / best / 1e9}
@@ -214,8 +214,8 @@ def best_seconds(work: Callable[[], Any], clock: Clock, seconds: float) -> float
     return min(times)
 
 
-def _probe_model() -> ModelFile:
-    """1x1 convolutions of many channels: nothing but matrix products."""
+def _probe_model(quantised: bool) -> ModelFile:
+    """1x1 convolutions of many channels: nothing but matrix products; in floats, or in INT8."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(3)
@@ -226,7 +226,20 @@ def _probe_model() -> ModelFile:
         weight = rng.normal(0, (2 / before) ** 0.5, (after, before, 1, 1)).astype(np.float32)
         weights.append(numpy_helper.from_array(weight, f"w{index}"))
         last = index == len(widths) - 2
-        nodes.append(helper.make_node("Conv", [value, f"w{index}"], ["output" if last else f"c{index}"]))
+        factors = [value, f"w{index}"]
+        if quantised:
+            # Of values: bytes up to some, without a zero point behind a ReLU. Of weights: four deviations.
+            scales = (np.float32(4 / 255), np.uint8(0)), (np.float32(4 * (2 / before) ** 0.5 / 127), np.int8(0))
+            for position, (scale, zero) in enumerate(scales):
+                name = f"{factors[position]}.codes"
+                shared = [f"{name}.scale", f"{name}.zero"]
+                weights += [
+                    numpy_helper.from_array(np.asarray(x), n) for x, n in zip((scale, zero), shared, strict=True)
+                ]
+                nodes.append(helper.make_node("QuantizeLinear", [factors[position], *shared], [name]))
+                factors[position] = f"{name}.read"
+                nodes.append(helper.make_node("DequantizeLinear", [name, *shared], [factors[position]]))
+        nodes.append(helper.make_node("Conv", factors, ["output" if last else f"c{index}"]))
         if not last:
             nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
         value = f"r{index}"
@@ -239,4 +252,8 @@ def _probe_model() -> ModelFile:
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return ModelFile(Path("probe.onnx"), model.SerializeToString(), ModelDescription("probe", "probe", 1, 0))
+    return ModelFile(
+        Path("probe.onnx"),
+        model.SerializeToString(),
+        ModelDescription("probe", "probe", 1, 0, precision=INT8 if quantised else "fp32"),
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from espan_deploy import __version__, backends
+from espan_deploy.backends.model import ModelFile
 from espan_deploy.bench.contenders import AS_TRAINED, Contender, Model
 from espan_deploy.bench.costs import Costs, graph_costs, starved_layer
 from espan_deploy.bench.environment import BUSY_CORES, CpuUse, environment
@@ -73,7 +74,7 @@ class Suite:
         self.pictures: list[Picture] = []
         self.progress, self.clock, self._probe = progress, clock, probe
         self.models = list({id(c.model): c.model for c in contenders}.values())
-        self._costs: dict[tuple[str, int, int], Costs | None] = {}
+        self._costs: dict[tuple[int, int, int], Costs | None] = {}
         self._peaks: dict[str, Peaks] = {}
         self._layer_times: dict[tuple[str, str], LayerTimes] = {}
         self.document: Document = {
@@ -156,7 +157,7 @@ class Suite:
         from espan_deploy.networks.catalogue import NETWORKS
 
         description = model.file.description
-        costs = self._costs_of(model, REPORT_SIZE, REPORT_SIZE)
+        costs = self._costs_of(model.file, REPORT_SIZE, REPORT_SIZE)
         entry = next((entry for entry in NETWORKS if entry.name == description.network), None)
         unfolded = dict(description.unfolded)
         return {
@@ -176,11 +177,11 @@ class Suite:
             "published": [asdict(row) for row in entry.published] if entry else [],
         }
 
-    def _costs_of(self, model: Model, height: int, width: int) -> Costs | None:
-        key = (model.name, height, width)
+    def _costs_of(self, file: ModelFile, height: int, width: int) -> Costs | None:
+        key = (id(file), height, width)
         if key not in self._costs:
             try:
-                self._costs[key] = graph_costs(model.file, height, width)
+                self._costs[key] = graph_costs(file, height, width)
             except ExportError as exc:
                 self._costs[key] = None
                 self._note(exc.message)
@@ -236,7 +237,7 @@ class Suite:
                 continue
             for contender in self.contenders:
                 self.progress(f"{case.label}: profiling {contender.name}")
-                costs = self._costs_of(contender.model, *case.size)
+                costs = self._costs_of(contender.file, *case.size)
                 steps = contender.runner.profile(case.inputs[0], PROFILE_RUNS) if costs is not None else None
                 if costs is not None and steps:
                     self._layer_times[case.label, contender.name] = layer_times(costs.layers, steps)
@@ -286,7 +287,7 @@ class Suite:
     def _limit(self, contender: Contender, case: Case, p50: float) -> Document | None:
         peaks = self._peaks.get(_device(contender))
         height, width = case.size or (REPORT_SIZE, REPORT_SIZE)
-        costs = self._costs_of(contender.model, height, width)
+        costs = self._costs_of(contender.file, height, width)
         if peaks is None or costs is None:
             return None
         images = case.pixels / (height * width)
@@ -308,9 +309,10 @@ class Suite:
         if self.settings.layers:
             times = self._layer_times.get((case.label, contender.name))
             took = times.layers if times else (None,) * len(costs.layers)
+            kernels = times.computed_in if times else ("",) * len(costs.layers)
             document["layers"] = [
-                {**asdict(layer), **asdict(least), "took_ms": ms}
-                for layer, ms in zip(costs.layers, took, strict=True)
+                {**asdict(layer), **asdict(least), "took_ms": ms, "computed_in": computed_in}
+                for layer, ms, computed_in in zip(costs.layers, took, kernels, strict=True)
                 if (least := layer_limit(layer, peaks, contender.precision, images))
             ]
             document["profile"] = None if times is None else {"ms": times.total, "between_ms": times.between}

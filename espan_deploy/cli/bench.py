@@ -40,7 +40,7 @@ Examples:
 )
 @click.option(
     "--model", "models", multiple=True, type=click.Path(path_type=Path),
-    help="clean, photo, an ONNX file or a checkpoint; may be repeated.  [default: clean]",
+    help="clean, camera, photo, an ONNX file or a checkpoint; may be repeated.  [default: clean]",
 )  # fmt: skip
 @click.option(
     "--engine", "engines", multiple=True, metavar="NAME[:PRECISION]",

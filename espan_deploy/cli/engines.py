@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -36,14 +36,17 @@ class EngineOptions:
     recipe: str | None
     precision: str | None
     pixels: str | None
-    keep_fp32: str | None
+    keep: str | None
     verify: Path | None
     rebuild: bool
+    calibrate: Path | None
+    budget_db: float | None
+    calibration_report: Path | None
 
     @property
     def wanted(self) -> bool:
         """Whether there is anything to do here."""
-        return self.recipe is not None or self.precision == "fp16" or self.pixels not in (None, "float32")
+        return self.recipe is not None or self.precision in ("fp16", "int8") or self.pixels not in (None, "float32")
 
     def loaded(self) -> Recipe:
         """The recipe, with what the options change in it. Raises RecipeError, and click's error for a contradiction."""
@@ -61,11 +64,22 @@ class EngineOptions:
         return replace(recipe, **changes)
 
     def kept(self) -> Any:
-        """What to keep in FP32: "auto", names, or None for what the recipe says."""
-        if self.keep_fp32 in (None, "auto"):
-            return self.keep_fp32
-        assert self.keep_fp32 is not None
-        return tuple(name.strip() for name in self.keep_fp32.split(",") if name.strip())
+        """What to keep in float: "auto", names, or None for what the recipe says."""
+        if self.keep is None or self.keep == "auto":
+            return self.keep
+        return tuple(name.strip() for name in self.keep.split(",") if name.strip())
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise click's error for an option that would do nothing."""
+        if recipe.precision == "int8":
+            return
+        for name, value in (
+            ("--calibrate", self.calibrate),
+            ("--budget-db", self.budget_db),
+            ("--calibration-report", self.calibration_report),
+        ):
+            if value is not None:
+                raise click.UsageError(f"{name} is for INT8: say --precision int8, or take a recipe in it")
 
     def suffix(self) -> str:
         """Of the file to be written."""
@@ -76,7 +90,10 @@ class EngineOptions:
 
 def engine_options(command: F) -> F:
     """Add the options to a command, which takes them as one ``engine: EngineOptions``."""
-    names = ("recipe", "precision", "pixels", "keep_fp32", "verify", "rebuild")
+    names = (
+        *("recipe", "precision", "pixels", "keep", "verify", "rebuild"),
+        *("calibrate", "budget_db", "calibration_report"),
+    )
 
     @wraps(command)
     def gathered(**options: Any) -> Any:
@@ -89,15 +106,39 @@ def engine_options(command: F) -> F:
             click.option(
                 "--recipe", metavar="NAME|FILE.toml", help="Build this engine; recipes are in docs/engines.md."
             ),
-            click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Of the graph's own types."),
+            click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Of the graph's own types."),
             click.option(
                 "--pixels",
                 type=click.Choice(["uint8", "float32", "float16"]),
                 help="What goes in and comes out; uint8 is (N, H, W, 3), scaled and rounded in the graph.",
             ),
-            click.option("--keep-fp32", metavar="LAYER,...|auto", help="Layers that stay FP32; auto: as few as pass."),
+            click.option(
+                "--keep",
+                "--keep-fp32",
+                "keep",
+                metavar="LAYER,...|auto",
+                help="Layers that stay in float; auto, which INT8 does by itself: as few as pass.",
+            ),
             click.option(
                 "--verify", type=click.Path(path_type=Path), metavar="DIR", help="Images to compare with FP32 on."
+            ),
+            click.option(
+                "--calibrate",
+                type=click.Path(path_type=Path),
+                metavar="DIR",
+                help="Photographs to find INT8's ranges and rounding on; without it, generated pictures.",
+            ),
+            click.option(
+                "--budget-db",
+                type=click.FloatRange(min=0),
+                help="What INT8 may lose against the truth, in dB.  [default: the recipe's, 0.01; 0.03 of a graph "
+                "that came in INT8]",
+            ),
+            click.option(
+                "--calibration-report",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Write INT8's scales, and each layer's error, cost and decision, JSON.",
             ),
             click.option("--rebuild", is_flag=True, help="Build even what is in the cache."),
         )
@@ -107,20 +148,37 @@ def engine_options(command: F) -> F:
 
 
 def export_engine(
-    model: onnx.ModelProto, described: ModelDescription, options: EngineOptions, target: Path
+    model: onnx.ModelProto,
+    described: ModelDescription,
+    options: EngineOptions,
+    target: Path,
+    *,
+    float_sha256: str = "",
 ) -> dict[str, Any]:
-    """Build what the options ask for and write it. Returns what ``--json`` says of it."""
+    """Build what the options ask for and write it. Returns what ``--json`` says of it.
+
+    float_sha256: of the FP32 model's own file, where it is not the one that would be written of ``model``.
+    """
     from espan_deploy.backends.model import ModelFile
     from espan_deploy.engine.build import engine_from_onnx, graph_from_onnx
+    from espan_deploy.engine.reduce import Calibration
     from espan_deploy.files import write_atomically
 
     file = ModelFile(target.with_suffix(".onnx"), model.SerializeToString(deterministic=True), described)
     recipe = options.loaded()
+    options.check(recipe)
+    calibration = Calibration(options.calibrate, options.budget_db, float_sha256)
     with _Talk() as talk:
         if options.recipe is None:
             graph, gate = graph_from_onnx(
-                file, recipe, keep_fp32=options.kept(), verify=options.verify, report=talk.say
+                file,
+                recipe,
+                keep_fp32=options.kept(),
+                verify=options.verify,
+                calibration=calibration,
+                report=talk.say,
             )
+            _write_report(options, gate)
             write_atomically(target, graph.SerializeToString(deterministic=True))
             return {"output": str(target), "bytes": target.stat().st_size, "gate": gate}
         result = engine_from_onnx(
@@ -129,9 +187,11 @@ def export_engine(
             output=target,
             keep_fp32=options.kept(),
             verify=options.verify,
+            calibration=calibration,
             force=options.rebuild,
             report=talk.say,
         )
+    _write_report(options, result.manifest.gate)
     return {
         "output": str(result.path),
         "from_cache": result.from_cache,
@@ -144,7 +204,7 @@ def engine_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """What ``export_engine`` made, a line a fact."""
     manifest = facts.get("manifest")
     if manifest is None:
-        return [*_gate_lines(facts["gate"]), ("written", f"{facts['output']} ({facts['bytes'] / MEGA:.2f} MB)")]
+        return [*gate_lines(facts["gate"]), ("written", f"{facts['output']} ({facts['bytes'] / MEGA:.2f} MB)")]
     source = "taken from the cache" if facts["from_cache"] else f"built in {manifest['build_seconds']:.1f} s"
     if manifest["peak_host_mib"] and not facts["from_cache"]:
         source += f", {manifest['peak_host_mib']:.0f} MiB at its peak"
@@ -168,11 +228,12 @@ def manifest_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
             low, best, high = ("x".join(map(str, shape)) for shape in tensor["profile"])
             text += f", from {low} to {high}, best at {best}"
         lines.append((tensor["mode"], text))
-    lines += _gate_lines(manifest["gate"])
+    lines += gate_lines(manifest["gate"])
     return lines + [("warning", warning) for warning in manifest["warnings"]]
 
 
-def _gate_lines(gate: dict[str, Any]) -> list[tuple[str, str]]:
+def gate_lines(gate: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a gate measured, a line a fact."""
     from espan_deploy.precision.gate import Comparison
 
     lines = []
@@ -182,9 +243,20 @@ def _gate_lines(gate: dict[str, Any]) -> list[tuple[str, str]]:
             for item in ("psnr_db", "worst_psnr_db"):
                 figures[item] = float("inf") if figures[item] is None else figures[item]
             lines.append((name, Comparison(**figures).summary()))
-    if gate.get("kept_fp32"):
-        lines.append(("kept in FP32", ", ".join(gate["kept_fp32"])))
-    return lines
+    for key, name in (("kept_fp32", "kept in FP32"), ("kept_in_float", "kept in float"), ("read_twice", "read twice")):
+        if gate.get(key):
+            lines.append((name, ", ".join(gate[key])))
+    return lines + [("note", note) for note in gate.get("notes", ())]
+
+
+def _write_report(options: EngineOptions, gate: Mapping[str, Any]) -> None:
+    from espan_deploy.files import write_atomically
+
+    if options.calibration_report is not None:
+        document = {"schema_version": 1, **gate}
+        with suppress(OSError):  # said when it is written
+            options.calibration_report.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.calibration_report, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def cache_command(*, clear: bool, as_json: bool) -> None:

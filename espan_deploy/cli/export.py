@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from espan_deploy.cli.engines import EngineOptions, cache_command, engine_lines, engine_options, export_engine
+from espan_deploy.cli.engines import (
+    EngineOptions,
+    cache_command,
+    engine_lines,
+    engine_options,
+    export_engine,
+    gate_lines,
+)
 from espan_deploy.cli.main import json_option
 from espan_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from espan_deploy.deploy import Deployment
+    from espan_deploy.description import ModelDescription
     from espan_deploy.fold import FoldReport
     from espan_deploy.graph import Complexity
     from espan_deploy.serve.triton import TileBackend
@@ -46,6 +54,7 @@ Examples:
   espan-deploy export other.onnx -o folded.onnx --fold-report report.json
   espan-deploy export espan.pth --recipe a6000-rtx-fp16
   espan-deploy export espan.pth -o half.onnx --precision fp16 --pixels uint8
+  espan-deploy export espan.pth -o espan_int8.onnx --precision int8 --calibrate photos/
   espan-deploy export espan.onnx --triton repository/
   espan-deploy export mine.pth --network model.py:MyNet --network-args '{"upscale": 4}'
 """,
@@ -157,17 +166,24 @@ def command(  # noqa: PLR0917 - click passes options by name
         folding=not no_fold,
         static_size=static_size,
     )
-    made = _written(deployment, target, engine, repository, triton_tiles)
+    judged = _judged(deployment, engine)
+    made = _written(deployment, target, engine, (repository, triton_tiles), _sha256_of_ours(checkpoint))
     if fold_report is not None:
         write_atomically(fold_report, json.dumps(deployment.report.to_json(), indent=2).encode())
     if as_json:
         click.echo(
             json.dumps(
-                {"schema_version": 1, "output": str(repository or target), **deployment_json(deployment), **made}
+                {
+                    "schema_version": 1,
+                    "output": str(repository or target),
+                    **deployment_json(deployment),
+                    **judged,
+                    **made,
+                }
             )
         )
     else:
-        click.echo(_summary(deployment, repository or target, _lines(made)))
+        click.echo(_summary(deployment, repository or target, _lines(made), judged))
         if show_sites:
             click.echo("\n" + fold_table(deployment.report))
 
@@ -181,15 +197,20 @@ def _check_repository(repository: Path | None, tiles: TileBackend | None, *, alo
 
 
 def _written(
-    deployment: Deployment, target: Path, engine: EngineOptions, repository: Path | None, tiles: TileBackend | None
+    deployment: Deployment,
+    target: Path,
+    engine: EngineOptions,
+    triton: tuple[Path | None, TileBackend | None],
+    float_sha256: str,
 ) -> dict[str, Any]:
-    """Write what was asked for; what there is to say of it."""
+    """Write what was asked for; what there is to say of it. float_sha256: of the model given, where it is ours."""
     from espan_deploy.backends.model import ModelFile
     from espan_deploy.files import write_atomically
     from espan_deploy.serve.triton import write_repository
 
     if engine.wanted:
-        return export_engine(deployment.model, deployment.description, engine, target)
+        return export_engine(deployment.model, deployment.description, engine, target, float_sha256=float_sha256)
+    repository, tiles = triton
     data = deployment.model.SerializeToString(deterministic=True)
     if repository is None:
         write_atomically(target, data)
@@ -198,6 +219,39 @@ def _written(
         ModelFile(target, data, deployment.description), repository, backend=tiles or "onnxruntime"
     )
     return {"written": [str(path) for path in written]}
+
+
+def _judged(deployment: Deployment, engine: EngineOptions) -> dict[str, Any]:
+    """The gate's figures of a graph that came in INT8; of another there are none here.
+
+    Raises VerificationError where they are outside of the budget.
+    """
+    from espan_deploy.backends.model import INT8
+    from espan_deploy.precision.codes import budget_of, codes_within_budget
+    from espan_deploy.precision.images import MAX_SIDE, fitted, generated_images, load_images
+
+    description = deployment.description
+    if description.precision != INT8 or engine.wanted:
+        return {}
+    images = load_images(engine.verify, description.scale) if engine.verify else generated_images(description.scale)
+    rows, columns = [(side, side) for side in description.fixed_size] if description.fixed_size else [(1, MAX_SIDE)] * 2
+    shown = fitted(images, description.scale, height=rows, width=columns, multiple=description.size_multiple)
+    comparison, notes = codes_within_budget(deployment.model, description, shown, budget_of(engine.budget_db))
+    return {"gate": {"comparison": comparison.to_dict(), "notes": notes}}
+
+
+def _sha256_of_ours(checkpoint: Path) -> str:
+    """Of an FP32 model that this command wrote, which INT8 then belongs to; "" where it is something else."""
+    from espan_deploy.backends.model import read_model
+    from espan_deploy.errors import EspanDeployError
+    from espan_deploy.sources import ONNX_SUFFIX
+
+    if checkpoint.suffix != ONNX_SUFFIX:
+        return ""
+    try:
+        return read_model(checkpoint).sha256
+    except EspanDeployError:
+        return ""
 
 
 def _lines(made: dict[str, Any]) -> list[tuple[str, str]] | None:
@@ -228,7 +282,7 @@ def _target(checkpoint: Path, output: Path | None, engine: EngineOptions) -> Pat
     return target
 
 
-def _summary(deployment: Deployment, target: Path, engine: list[tuple[str, str]] | None) -> str:
+def _summary(deployment: Deployment, target: Path, engine: list[tuple[str, str]] | None, judged: dict[str, Any]) -> str:
     """What was made, a line a fact."""
     description, before, after = deployment.description, deployment.before, deployment.after
     halo = f"depends on {description.halo} pixels around"
@@ -241,14 +295,25 @@ def _summary(deployment: Deployment, target: Path, engine: list[tuple[str, str]]
         ("convolutions", f"{before.convolutions}, folded {after.convolutions}"),
         ("input", f"(N, 3, H, W) float32 RGB in [0, {description.value_range:g}], {halo}"),
         ("output", f"(N, 3, {description.scale}H, {description.scale}W) float32"),
+        *_fitting(description),
         ("verified", f"largest difference from the network {deployment.largest_difference:.1e} of its largest value"),
         ("at", ", ".join(dict.fromkeys(f"{height}x{width}" for _, height, width in description.verified_at))),
     ]
     if deployment.border_difference > 0:
         border = f"{deployment.border_difference:.1e}, because borders were folded approximately"
         lines.append(("at the border", border))
+    lines += gate_lines(judged["gate"]) if judged else []
     lines += engine or [("written", f"{target} ({target.stat().st_size / MILLION:.2f} MB)")]
     return "\n".join(f"{name:<14} {text}" for name, text in lines)
+
+
+def _fitting(description: ModelDescription) -> list[tuple[str, str]]:
+    """What becomes of images whose size the network does not take, where there are such sizes."""
+    least, multiple = description.min_size, description.size_multiple
+    if least == multiple == 1:
+        return []
+    wanted = [f"{least}x{least} and larger"] * (least > 1) + [f"multiples of {multiple}"] * (multiple > 1)
+    return [("sizes", f"{', '.join(wanted)}; others are continued, and the result is cut")]
 
 
 def _giga(cost: Complexity) -> str:

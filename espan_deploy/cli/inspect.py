@@ -132,6 +132,7 @@ def _networks() -> list[dict[str, Any]]:
             "name": entry.name,
             "title": entry.title,
             "lineage": lineage.title,
+            "folder": lineage.folder,
             "source": entry.source,
             "published": [asdict(row) for row in entry.published],
         }
@@ -142,12 +143,13 @@ def _networks() -> list[dict[str, Any]]:
 
 def _networks_table(rows: list[dict[str, Any]]) -> str:
     columns = f"{'challenge':<10} {'team':<22} {'params M':>8} {'MAC G':>6} {'valid dB':>8} {'test dB':>7}"
-    lines = [f"{'name':<14} {columns}  source"]
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{'name':<{width}} {columns}  source"]
     lineage = None
     for row in rows:
         if row["lineage"] != lineage:
             lineage = row["lineage"]
-            lines += ["", lineage]
+            lines += ["", f"{lineage} (networks/{row['folder']})"]
         for published in row["published"] or [None]:
             figures = f"{'':<10} {'':<22} {'':>8} {'':>6} {'':>8} {'':>7}"
             if published is not None:
@@ -155,6 +157,6 @@ def _networks_table(rows: list[dict[str, Any]]) -> str:
                     f"{published['challenge']:<10} {published['team']:<22} {published['params_m']:>8.3f} "
                     f"{published['flops_g']:>6.2f} {published['psnr_valid_db']:>8.2f} {published['psnr_test_db']:>7.2f}"
                 )
-            lines.append(f"{row['name']:<14} {figures}  {row['source']}")
+            lines.append(f"{row['name']:<{width}} {figures}  {row['source']}")
     lines.append("\nFigures as published; MAC G: multiply-adds at 256x256, which the reports call FLOPs.")
     return "\n".join(lines)

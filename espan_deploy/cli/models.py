@@ -24,7 +24,7 @@ Examples:
 def command(*, as_json: bool) -> None:
     """List the models that come with the package, with their figures.
 
-    `upscale` takes the one that fits each file; --model NAME forces one.
+    `upscale` and `serve` take the one that fits each picture; --model NAME forces one.
     """
     from espan_deploy.models import MODELS, figures
 

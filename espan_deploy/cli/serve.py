@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import click
@@ -30,11 +29,17 @@ Examples:
 If {TOKEN_VARIABLE} is set in the environment, requests to /v1 must bear that token.
 """,
 )
-@click.option("--model", type=click.Path(path_type=Path), help="clean, photo, or an ONNX file.  [default: clean]")
+@click.option(
+    "--model",
+    metavar="NAME|FILE",
+    help="clean, camera, photo, or an ONNX file.  [default: the one of these three that fits each picture]",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--engine", default="auto", show_default=True, help="auto, or a backend's name.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto", show_default=True
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads for everything.  [default: all]")
 @click.option("--memory", type=MemorySize(), help="For pictures in flight and the engine, like 800M or 4G.")
 @click.option("--batch", type=WordOrNumber(("auto",), 1), default="auto", show_default=True, help="Per engine call.")
@@ -61,7 +66,7 @@ def command(
     ctx: click.Context,
     /,
     *,
-    model: Path | None,
+    model: str | None,
     host: str,
     port: int,
     max_megabytes: int,
@@ -83,14 +88,14 @@ def command(
         )
     import uvicorn
 
-    from espan_deploy.models import default_model, model_file
+    from espan_deploy.models import model_file
     from espan_deploy.serve.app import application
     from espan_deploy.serve.desk import Limits
     from espan_deploy.serve.service import ServiceSettings
 
     limits = Limits(max_megabytes << 20, max_megapixels * 1_000_000, max_waiting, deadline, upload_timeout)
     app = application(
-        model_file(model) if model is not None else default_model(),
+        None if model is None else model_file(model),
         ServiceSettings(batch=None if batch == "auto" else batch, **settings),
         limits,
         token=os.environ.get(TOKEN_VARIABLE) or None,

@@ -17,13 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from espan_deploy.cli.cluster import cluster_options
 from espan_deploy.cli.films import PIPE, emit_films, film_options
 from espan_deploy.cli.main import INTERRUPTED, json_option
 from espan_deploy.errors import InputError, PartialFailureError
 
 if TYPE_CHECKING:
+    from espan_deploy.cluster.upscale import ClusterUpscaling, Staffed
     from espan_deploy.pipeline.report import Report
+    from espan_deploy.pipeline.shard import Shard
     from espan_deploy.pipeline.upscale import Upscaling
+
+    Prepared = ClusterUpscaling | Upscaling
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MIN_MEMORY = 64 << 20
@@ -68,6 +73,22 @@ class WordOrNumber(click.ParamType[int | str]):
         return number
 
 
+class ShardOf(click.ParamType["Shard"]):
+    """A part of a division, like 3/16."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
+        """Number and count."""
+        from espan_deploy.pipeline.shard import Shard
+
+        try:
+            number, count = map(int, str(value).split("/"))
+            return Shard(number, count)
+        except ValueError:
+            self.fail(f"{value!r} is no part like 3/16, from 1/16 to 16/16", param, ctx)
+
+
 @click.command(
     "upscale",
     epilog="""\b
@@ -78,6 +99,8 @@ Examples:
   espan-deploy upscale film.mkv upscaled/ --video-codec h265 --crf 18
   espan-deploy upscale film.mkv - | mpv -
   espan-deploy upscale s3://photos/in s3://photos/out
+  espan-deploy upscale s3://photos/in s3://photos/out --cluster ray://head:10001
+  espan-deploy upscale s3://photos/in s3://photos/out --shard 3/16
 """,
 )
 @click.argument("source", metavar="INPUT", type=click.Path())
@@ -85,12 +108,12 @@ Examples:
 @click.option(
     "--model",
     metavar="NAME|FILE",
-    help="clean, photo, or an ONNX file.  [default: the one of these two that fits each file]",
+    help="clean, camera, photo, or an ONNX file.  [default: the one of these three that fits each file]",
 )
 @click.option("--engine", default="auto", show_default=True, help="auto: the fastest as measured; or a backend's.")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
     default="auto",
     show_default=True,
     help="auto: the fastest on this machine, as measured, whose results are close to fp32's.",
@@ -120,6 +143,10 @@ Examples:
 )
 @film_options
 @click.option("--overwrite", is_flag=True, help="Do everything again, and replace files not made by this tool.")
+@click.option(
+    "--shard", type=ShardOf(), metavar="N/OF", help="Only this part of the files, like 3/16: for arrays of jobs."
+)
+@cluster_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--report", "report_path", type=click.Path(path_type=Path), help="Write the whole report to a JSON file.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads for everything.  [default: all]")
@@ -137,6 +164,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     films: dict[str, Any],
+    staffed: Staffed | None,
     **options: Any,
 ) -> None:
     """Upscale every image and film of a folder, or one of them, into the folder OUTPUT.
@@ -144,7 +172,8 @@ def command(
     Folders keep their structure; what is there already, made from the same input, model and settings, is skipped.
     A file that cannot be read is reported and the rest goes on (exit code 4). Ctrl-C finishes the images in
     flight; the same command then finishes the job. Films need the extra `video`; with - as OUTPUT, one film's
-    frames go to standard output, uncompressed. Either end may be a bucket (s3://, gs://, az://; extra `cloud`).
+    frames go to standard output, uncompressed. Either end may be a bucket (s3://, gs://, az://; extra `cloud`), and a
+    Ray cluster may do the work (extra `cluster`).
 
     \b
     espan-deploy upscale photos/ upscaled/
@@ -153,8 +182,7 @@ def command(
     # What Pillow finds odd about a file is either in the report, as its failure, or of no consequence.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     from espan_deploy.models import model_file
-    from espan_deploy.pipeline.upscale import UpscaleSettings
-    from espan_deploy.video.upscale import FilmSettings, FilmUpscaling
+    from espan_deploy.pipeline.opened import UpscaleSettings
 
     batch = options.pop("batch")
     settings = UpscaleSettings(format=format_name, batch=None if batch == "auto" else batch, **options)
@@ -162,7 +190,17 @@ def command(
     if pipe is not None and as_json:
         raise click.UsageError("standard output cannot hold a film and --json; use --report FILE")
     chosen = None if model is None else model_file(model)
-    upscaling = FilmUpscaling(source, output, chosen, settings, FilmSettings(**films), pipe=pipe)
+    upscaling: Prepared
+    if staffed is not None:
+        from espan_deploy.cluster.upscale import ClusterUpscaling
+
+        if pipe is not None:
+            raise click.UsageError("a pipe takes one film, from this process: leave out --cluster")
+        upscaling = ClusterUpscaling(source, output, chosen, settings, staffed)
+    else:
+        from espan_deploy.video.upscale import FilmSettings, FilmUpscaling
+
+        upscaling = FilmUpscaling(source, output, chosen, settings, FilmSettings(**films), pipe=pipe)
     if dry_run:
         report = upscaling.plan()
         emit(report, as_json=as_json, listed=True)
@@ -187,7 +225,7 @@ def exit_code(report: Report) -> int:
     return PartialFailureError.exit_code if bad else 0
 
 
-def _talk(upscaling: Upscaling) -> None:
+def _talk(upscaling: Prepared) -> None:
     ignored = upscaling.source.left_out.ignored
     if ignored:
         kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in ignored.most_common(5))
@@ -233,7 +271,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 @contextmanager
-def stopping(upscaling: Upscaling) -> Iterator[None]:
+def stopping(upscaling: Prepared) -> Iterator[None]:
     """Ctrl-C, or a polite kill, lets what is in flight finish; the second one ends the process at once."""
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
@@ -258,8 +296,12 @@ def stopping(upscaling: Upscaling) -> Iterator[None]:
 
 
 @contextmanager
-def progress(upscaling: Upscaling) -> Iterator[Callable[[], None]]:
-    """A line on a terminal: how many of how many, time left, rate, megapixels, failures; nothing where it is piped."""
+def progress(upscaling: Prepared) -> Iterator[Callable[[], None]]:
+    """A line on a terminal: how many of how many, time left, rate, megapixels, failures; nothing where it is piped.
+
+    What the run has to say meanwhile is said in any case.
+    """
+    said: list[str] = []
     # Without an end, click wants something to go through instead of a length.
     endless = None if upscaling.expected is not None else repeat(None)
     bar: Any = click.progressbar(
@@ -275,6 +317,9 @@ def progress(upscaling: Upscaling) -> Iterator[Callable[[], None]]:
 
     def show() -> None:
         report, finished = upscaling.report, upscaling.finished
+        if upscaling.notice and not said:
+            said.append(upscaling.notice)
+            click.echo(said[0], err=True)
         if report is not None and finished > bar.pos:
             seconds = time.perf_counter() - upscaling.started - report.startup_seconds
             bar.update(

@@ -16,7 +16,7 @@ from espan_deploy.backends import Backend
 from espan_deploy.backends.base import Images, Runner
 from espan_deploy.backends.cuda_memory import driver_cuda_version, driver_unavailable_reason, gpu
 from espan_deploy.backends.model import ModelFile, read_model
-from espan_deploy.backends.precision import MIN_PSNR_DB, psnr_db
+from espan_deploy.backends.precision import least_db, psnr_db
 from espan_deploy.backends.probe import PROBES, made_up_photograph
 from espan_deploy.doctor.examination import Check, Facts
 from espan_deploy.errors import BackendUnavailableError, InputShapeError, VerificationError
@@ -48,7 +48,7 @@ def all_checks(model: ModelFile, *, seconds: float, threads: int | None = None) 
     """Everything, the simplest first. seconds: for each timing."""
     checks = [Check("driver", _driver), Check("GPU", _gpu)]
     for backend in backends.BACKENDS:
-        for precision in backend.module.PRECISIONS:
+        for precision in filter(model.has, backend.module.PRECISIONS):
             find_out = partial(_engine, backend, precision, model, seconds, threads)
             checks.append(Check(f"{backend.name} {precision}", find_out, group=backend.name))
     for name in recipe_names():
@@ -129,7 +129,7 @@ def _judged(runner: Runner, model: ModelFile, precision: str, seconds: float) ->
     images = [make(96, model.description.size_multiple)[None] for make in PROBES.values()]
     images.append(_batch(model, 3, *ODD))
     facts: Facts = {"info": dict(runner.info.details), "psnr_db": _nearness(runner, model, images)}
-    least = EXACT_DB if precision == "fp32" else MIN_PSNR_DB
+    least = EXACT_DB if precision == "fp32" else least_db(precision)
     worst = min(facts["psnr_db"], default=None)
     if worst is not None and worst < least:
         raise VerificationError(f"it is {worst:.1f} dB from FP32, expected {least:.0f}", hint="send this report")
@@ -143,7 +143,7 @@ def _nearness(runner: Runner, model: ModelFile, images: list[Images]) -> list[fl
     reference = backends.get("onnxruntime")
     if model.backend or reference.unavailable_reason() is not None:
         return []  # an engine's own gate held it against its graph
-    with reference.open(model, precision="fp32") as exact:
+    with reference.open(model, precision="int8" if model.only_int8 else "fp32") as exact:
         return [psnr_db(exact.infer(image), runner.infer(image)) for image in images]
 
 
@@ -199,7 +199,8 @@ def _whole_run(model: ModelFile, threads: int | None) -> Facts:
     """Photographs in a folder, as a user would: decoded, enlarged, encoded and on the disk."""
     from PIL import Image
 
-    from espan_deploy.pipeline.upscale import UpscaleSettings, Upscaling
+    from espan_deploy.pipeline.opened import UpscaleSettings
+    from espan_deploy.pipeline.upscale import Upscaling
 
     count = PHOTOGRAPHS["cpu" if driver_unavailable_reason() else "gpu"]
     with tempfile.TemporaryDirectory(prefix="espan-deploy-doctor-") as folder:

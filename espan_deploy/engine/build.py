@@ -29,13 +29,13 @@ from espan_deploy.backends.trt_build import BuiltEngine, Tensor, build_engine
 from espan_deploy.backends.trt_module import BuildProgress
 from espan_deploy.description import ModelDescription, description_from_metadata
 from espan_deploy.engine import cache
-from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, ExportError, VerificationError
+from espan_deploy.engine.reduce import Calibration, Reduction, Source, described, source_of
+from espan_deploy.errors import BackendUnavailableError, EngineMismatchError, VerificationError
 from espan_deploy.files import cache_folder
-from espan_deploy.pixels import with_pixels
 from espan_deploy.precision.gate import compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import value_types
-from espan_deploy.precision.images import MAX_SIDE, VerifyImage, fitted, generated_images, load_images
-from espan_deploy.precision.keep import KeepFp32, half_within_budget
+from espan_deploy.precision.images import VerifyImage, fitted
+from espan_deploy.precision.keep import KeepFp32
 from espan_deploy.recipes import ENGINE_BACKENDS, Recipe, for_sizes
 
 Report = Callable[[str, BuildProgress | None], None]
@@ -65,6 +65,7 @@ def engine_from_onnx(
     output: Path | None = None,
     keep_fp32: KeepFp32 | None = None,
     verify: Path | None = None,
+    calibration: Calibration | None = None,
     force: bool = False,
     report: Report | None = None,
 ) -> EngineResult:
@@ -72,17 +73,17 @@ def engine_from_onnx(
 
     model: the file, or one already read. output: where to put a copy; None leaves it in the cache.
     keep_fp32: layers, or "auto"; None takes the recipe's.
-    verify: folder of images for the precision gate; None generates some. force: build though it is in the cache.
+    verify: folder of images for the precision gate; None generates some. calibration: how INT8 is made.
+    force: build though it is in the cache.
     Raises ExportError for a model that cannot be used, VerificationError where the gate says no, EngineBuildError and
     BackendUnavailableError as the backend has it, InputError where files cannot be read or written.
     """
     say = report or (lambda _text, _progress: None)
-    source = _source(model if isinstance(model, ModelFile) else read_model(model))
+    source = source_of(model if isinstance(model, ModelFile) else read_model(model))
     recipe = for_sizes(recipe, least=source.description.min_size, multiple=source.description.size_multiple)
     runtime = _Runtime.of(recipe)
-    images = _images(source, verify)
-    wanted: KeepFp32 = recipe.keep_fp32 if keep_fp32 is None else keep_fp32
-    parts = _parts(source, recipe, wanted, runtime, images)
+    reduction = Reduction.of(source, recipe, keep=keep_fp32, verify=verify, calibration=calibration)
+    parts = _parts(source, recipe, reduction, runtime)
     key = key_of(parts)
     path = cache.engine_path(key, runtime.suffix)
     manifest, problem = cache.lookup(path, key)
@@ -93,9 +94,9 @@ def engine_from_onnx(
         if manifest is not None and not force:
             return _deliver(EngineResult(path, manifest, True), output)
         reasons = (problem,) if problem else _reasons(recipe.name, source.name, parts, output)
-        graph, gate = _reduced(source, recipe, wanted, images, say)
+        graph, gate = reduction.graph(source, recipe, lambda text: say(text, None))
         built = runtime.build(graph, recipe, say)
-        gate |= runtime.check(built, source, recipe, images, say)
+        gate |= runtime.check(built, source, reduction.judging(recipe), reduction.images, say)
         manifest = _manifest(source, recipe, runtime, parts, graph=graph, built=built, gate=gate)
         cache.store(path, built.data, manifest)
     return _deliver(EngineResult(path, manifest, False, reasons), output)
@@ -107,75 +108,30 @@ def graph_from_onnx(
     *,
     keep_fp32: KeepFp32 | None = None,
     verify: Path | None = None,
+    calibration: Calibration | None = None,
     report: Report | None = None,
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph alone that a recipe asks for, in its pixels and precision, and the gate's report, empty for FP32.
 
     Arguments and errors are those of ``engine_from_onnx``.
     """
-    source = _source(model if isinstance(model, ModelFile) else read_model(model))
-    images = _images(source, verify)
-    wanted: KeepFp32 = recipe.keep_fp32 if keep_fp32 is None else keep_fp32
-    return _reduced(source, recipe, wanted, images, report or (lambda _text, _progress: None))
+    source = source_of(model if isinstance(model, ModelFile) else read_model(model))
+    say = report or (lambda _text, _progress: None)
+    reduction = Reduction.of(source, recipe, keep=keep_fp32, verify=verify, calibration=calibration)
+    return reduction.graph(source, recipe, lambda text: say(text, None))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The model given. name: its file's."""
-
-    name: str
-    sha256: str
-    model: onnx.ModelProto
-    description: ModelDescription
-
-
-def _source(file: ModelFile) -> _Source:
-    description = file.description
-    if file.path.suffix == ENGINE_SUFFIX or description.precision != "fp32" or description.pixels == "uint8":
-        raise ExportError(
-            f"{file.path} is {description.precision} with {description.pixels} pixels already; engines are made of the "
-            "FP32 model with float pixels",
-            hint="export it without --precision and --pixels",
-        )
-    try:
-        model = onnx.load_from_string(file.data)
-        onnx.checker.check_model(model)
-    except Exception as exc:  # protobuf's and the checker's errors share no base
-        raise ExportError(f"{file.path} is a damaged ONNX file: {exc}") from exc
-    return _Source(file.path.stem, file.sha256, model, description)
-
-
-def _images(source: _Source, verify: Path | None) -> list[VerifyImage]:
-    """The gate's images, in sizes that the model takes."""
-    scale = source.description.scale
-    images = load_images(verify, scale) if verify else generated_images(scale)
-    dims = source.model.graph.input[0].type.tensor_type.shape.dim
-    height, width = (
-        (dim.dim_value, dim.dim_value) if dim.HasField("dim_value") else (1, MAX_SIDE) for dim in (dims[2], dims[3])
-    )
-    return fitted(images, scale, height=height, width=width, multiple=source.description.size_multiple)
-
-
-def _parts(
-    source: _Source, recipe: Recipe, keep: KeepFp32, runtime: _Runtime, images: Sequence[VerifyImage]
-) -> dict[str, Any]:
+def _parts(source: Source, recipe: Recipe, reduction: Reduction, runtime: _Runtime) -> dict[str, Any]:
     """What the engine is made of: any difference in it is another engine."""
-    parts = {
+    return {
         "onnx_sha256": source.sha256,
         "backend_version": runtime.version,
         "tool_version": __version__,
         "device": runtime.device_name,
         "device_capability": runtime.capability,
         **flatten(recipe.settings()),
-        "keep_fp32": keep if isinstance(keep, str) else list(keep),
+        **reduction.parts(recipe),
     }
-    if recipe.precision != "fp32":
-        digest = hashlib.sha256()
-        for image in images:
-            for part in (image.name.encode(), image.low.tobytes(), b"" if image.high is None else image.high.tobytes()):
-                digest.update(hashlib.sha256(part).digest())
-        parts["verify_images_sha256"] = digest.hexdigest()
-    return parts
 
 
 def _reasons(recipe: str, name: str, parts: dict[str, Any], output: Path | None) -> tuple[str, ...]:
@@ -189,32 +145,8 @@ def _reasons(recipe: str, name: str, parts: dict[str, Any], output: Path | None)
     return () if previous is None else changes(previous.parts, parts)
 
 
-def _reduced(
-    source: _Source, recipe: Recipe, keep: KeepFp32, images: Sequence[VerifyImage], say: Report
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The graph to build, in the recipe's pixels and precision, and the gate's report."""
-    model = with_pixels(source.model, source.description, recipe.pixels, guard=recipe.pixels == "uint8")
-    if recipe.precision != "fp16":
-        return model, {}
-    passed = half_within_budget(
-        model,
-        _described(source, recipe),
-        images,
-        budget=recipe.budget,
-        keep_fp32=keep,
-        progress=lambda text: say(text, None),
-    )
-    return passed.half.model, passed.to_dict()
-
-
-def _described(source: _Source, recipe: Recipe) -> ModelDescription:
-    """The model with the recipe's pixels."""
-    order = "RGB" if recipe.pixels == "uint8" else source.description.color_order
-    return replace(source.description, pixels=recipe.pixels, color_order=order)
-
-
 def _manifest(
-    source: _Source,
+    source: Source,
     recipe: Recipe,
     runtime: _Runtime,
     parts: dict[str, Any],
@@ -223,8 +155,8 @@ def _manifest(
     built: BuiltEngine,
     gate: dict[str, Any],
 ) -> Manifest:
-    described = description_from_metadata({entry.key: entry.value for entry in graph.metadata_props})
-    assert described is not None
+    description = description_from_metadata({entry.key: entry.value for entry in graph.metadata_props})
+    assert description is not None
     return Manifest(
         name=source.name,
         recipe=recipe.name,
@@ -234,7 +166,7 @@ def _manifest(
         key=key_of(parts),
         parts=parts,
         settings=_plain(recipe.settings()),
-        description=_plain(asdict(described)),
+        description=_plain(asdict(description)),
         onnx_sha256=source.sha256,
         graph_sha256=hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest(),
         engine_sha256=hashlib.sha256(built.data).hexdigest(),
@@ -335,7 +267,7 @@ class _Runtime:
         return cache_folder() / TIMING_CACHE / f"{self.version}-{kind}.timing"
 
     def check(
-        self, built: BuiltEngine, source: _Source, recipe: Recipe, images: Sequence[VerifyImage], say: Report
+        self, built: BuiltEngine, source: Source, recipe: Recipe, images: Sequence[VerifyImage], say: Report
     ) -> dict[str, Any]:
         """The gate for the engine itself, where this machine can run it: on the GPU it was built on, unless it holds no
         weights, and for OpenVINO's bfloat16, which is no graph's type. Raises VerificationError.
@@ -343,12 +275,12 @@ class _Runtime:
         if (self.device is None and recipe.precision != "bf16") or recipe.build.weights == "stripped":
             return {}
         say(f"comparing the engine with FP32 on {self.device_name or 'the CPU'}", None)
-        described = _described(source, recipe)
-        with self._runner(built, source, recipe, described) as runner:
+        description = described(source, recipe)
+        with self._runner(built, source, recipe, description) as runner:
             if isinstance(runner, TrtRunner):
                 limits = runner.loaded.limits
                 sides = {"height": limits.height[::2], "width": limits.width[::2]}
-                images = fitted(images, described.scale, multiple=described.size_multiple, **sides)
+                images = fitted(images, description.scale, multiple=description.size_multiple, **sides)
             reference = graph_upscaler(source.model, source.description)
             comparison = compare(reference, runner_upscaler(runner), images)
         problems = comparison.violations(recipe.budget)
@@ -359,7 +291,7 @@ class _Runtime:
             )
         return {"engine_comparison": comparison.to_dict(), "budget": asdict(recipe.budget)}
 
-    def _runner(self, built: BuiltEngine, source: _Source, recipe: Recipe, described: ModelDescription) -> Runner:
+    def _runner(self, built: BuiltEngine, source: Source, recipe: Recipe, described: ModelDescription) -> Runner:
         if self.device is None:
             file = ModelFile(Path(f"{source.name}.onnx"), built.data, described)
             return backends.get(recipe.backend).open(file, precision="bf16")

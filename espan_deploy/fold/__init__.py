@@ -16,7 +16,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from espan_deploy.errors import FoldError
 from espan_deploy.fold.affine import barrier
 from espan_deploy.fold.evaluate import Evaluator, fold_constants, narrow, widen
-from espan_deploy.fold.identify import TOLERANCE, Identified, identify
+from espan_deploy.fold.identify import TOLERANCE, Identified, SizeChange, identify
 from espan_deploy.fold.regions import Region, channels_of, has_weights, module_path, regions_of
 from espan_deploy.fold.report import FoldReport, FoldSite, Refusal
 from espan_deploy.fold.surgery import drop_zero_biases, replace_region
@@ -25,6 +25,9 @@ from espan_deploy.graph.kinds import Kind, classify, data_inputs
 __all__ = ["Borders", "FoldReport", "FoldResult", "FoldSite", "Refusal", "fold"]
 
 Borders = Literal["exact", "approximate"]
+
+COUNTED_SIDE = 256
+"""Rows and columns of the feature map on which costs are compared: the challenge reports' image."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,18 @@ class FoldResult:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A region, what it computes, and what would go if it were computed that way."""
+    """A region, what it computes, and what would go if it were computed that way.
+
+    multiply_adds_before: for one position of the feature map, counted as if every map in the region were as large.
+    saved: multiply-adds saved on a map of COUNTED_SIDE rows and columns, each map in the region counted as large as it
+    is: what is moved behind a padding multiplies zeros.
+    """
 
     region: Region
     found: Identified
     gone: tuple[ir.Node, ...]
     multiply_adds_before: int
+    saved: int
 
     @property
     def path(self) -> str:
@@ -51,8 +60,8 @@ class _Candidate:
 
     @property
     def gain(self) -> tuple[int, int]:
-        """Multiply-adds saved for one position of the feature map, then nodes saved."""
-        return self.multiply_adds_before - self.found.multiply_adds, len(self.gone) - self.found.nodes
+        """Multiply-adds saved, then nodes saved."""
+        return self.saved, len(self.gone) - self.found.nodes
 
 
 def fold(model: ir.Model, *, borders: Borders = "exact") -> FoldResult:
@@ -143,7 +152,7 @@ class _Folder:
             if isinstance(found, FoldError):
                 reason = found.message
             else:
-                candidate = _Candidate(region, found, gone, before)
+                candidate = _Candidate(region, found, gone, before, self._saved(found, gone))
                 reason = _reason_against(candidate, self._borders)
                 if not reason and candidate.gain > (best.gain if best else (0, 0)):
                     best = candidate
@@ -161,6 +170,14 @@ class _Folder:
             except FoldError as exc:
                 self._measured[key] = exc
         return self._measured[key]
+
+    def _saved(self, found: Identified, gone: tuple[ir.Node, ...]) -> int:
+        before = sum(
+            self._multiply_adds(node) * _positions(found.size_changes.get(node.outputs[0], (0, 0)))
+            for node in gone
+            if has_weights(node)
+        )
+        return before - found.multiply_adds * _positions(found.size_change)
 
     def _multiply_adds(self, node: ir.Node) -> int:
         """Of one position of the feature map; 0 for what multiplies no weights."""
@@ -190,6 +207,10 @@ class _Folder:
         )
 
 
+def _positions(size_change: SizeChange) -> int:
+    return (COUNTED_SIDE + size_change[0]) * (COUNTED_SIDE + size_change[1])
+
+
 def _path(nodes: tuple[ir.Node, ...]) -> str:
     return module_path(tuple(filter(has_weights, nodes)) or nodes)
 
@@ -201,4 +222,6 @@ def _reason_against(candidate: _Candidate, borders: Borders) -> str:
         return f"it is not a convolution: off by {found.error_inside:.1e} of its largest value"
     if found.error_border > TOLERANCE and borders == "exact":
         return f"it differs at the image's border by {found.error_border:.1e} of its largest value"
+    if candidate.saved < 0:
+        return f"one convolution would cost more: {-candidate.saved} multiply-adds, of a padding's zeros"
     return ""

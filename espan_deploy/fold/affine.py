@@ -43,6 +43,14 @@ def _always(_node: ir.Node, _carries_data: list[bool]) -> str:
     return ""
 
 
+def _joined(node: ir.Node, carries_data: list[bool]) -> str:
+    """Channels may be joined, places not: on a bench smaller than its shift, a roll looks like none."""
+    shape, axis = node.outputs[0].shape, node.attributes["axis"].as_int()
+    if sum(carries_data) > 1 and shape is not None and len(shape) == 4 and axis % 4 > 1:
+        return "Concat, of rows or columns"
+    return ""
+
+
 def _only_first(what: str) -> Rule:
     def rule(node: ir.Node, carries_data: list[bool]) -> str:
         return f"{node.op_type}, {what} of which depend on the input" if any(carries_data[1:]) else ""
@@ -116,7 +124,8 @@ def _cast(node: ir.Node, _carries_data: list[bool]) -> str:
 _INDEXED = ("Slice", "Gather", "Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "Split")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Add", "Sub", "Sum", "Mean", "Neg", "Identity", "Concat", "Transpose", "Flatten"), _always),
+    **dict.fromkeys(("Add", "Sub", "Sum", "Mean", "Neg", "Identity", "Transpose", "Flatten"), _always),
+    "Concat": _joined,
     **dict.fromkeys(("Mul", "MatMul", "Einsum", "Gemm"), _one_factor),
     **dict.fromkeys(("Conv", "ConvTranspose", "AveragePool"), _windowed),
     **dict.fromkeys(_INDEXED, _only_first("the indices")),

@@ -107,6 +107,8 @@ def convolve(
     out_per_group = out_channels // groups
     if x.shape[0] * height * width == 0 or height < 1 or width < 1:
         return np.zeros((x.shape[0], out_channels, max(height, 0), max(width, 0)))
+    if in_per_group == 1:
+        return _convolve_channels(x, weight, (height, width), dilation, strides)
     # One matrix product gives what every pixel adds through every tap; shifting and adding those is the convolution.
     kernels = weight.reshape(groups, out_per_group, in_per_group, -1).transpose(0, 3, 1, 2)
     pixels = x.reshape(x.shape[0], groups, in_per_group, -1).transpose(1, 2, 0, 3).reshape(groups, in_per_group, -1)
@@ -119,6 +121,21 @@ def convolve(
         columns = slice(column, column + (width - 1) * strides[1] + 1, strides[1])
         out += products[:, tap, :, :, rows, columns]
     return np.ascontiguousarray(out.transpose(2, 0, 1, 3, 4).reshape(x.shape[0], out_channels, height, width))
+
+
+def _convolve_channels(
+    x: Array, weight: Array, size: tuple[int, int], dilation: tuple[int, int], strides: tuple[int, int]
+) -> Array:
+    """Every channel of padded x by itself: shifted and added, no array larger than the result."""
+    if len(weight) > x.shape[1]:
+        x = np.repeat(x, len(weight) // x.shape[1], axis=1)
+    out = np.zeros((x.shape[0], len(weight), *size))
+    for row, column in np.ndindex(*weight.shape[2:]):
+        top, left = row * dilation[0], column * dilation[1]
+        rows = slice(top, top + (size[0] - 1) * strides[0] + 1, strides[0])
+        columns = slice(left, left + (size[1] - 1) * strides[1] + 1, strides[1])
+        out += x[:, :, rows, columns] * weight[:, 0, row, column][:, None, None]
+    return out
 
 
 def convolution_from_taps(taps: Array, size_change: tuple[int, int]) -> Convolution:

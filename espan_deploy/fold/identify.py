@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,8 +21,14 @@ TOLERANCE = 1e-12
 NOISE = 64 * np.finfo(np.float64).eps
 """A tap this small beside the largest response is rounding left over from taking the bias away, not a weight."""
 
+SizeChange = tuple[int, int]
+"""Rows and columns that one feature map has more than another."""
+
 MAX_RADIUS = 20
 """Regions that see further are not measured: no single convolution that wide is cheaper than what it replaces."""
+
+MAX_JOINED = 64
+"""Places beyond which slices go to the end. No network rolls by more."""
 
 PROOF_SEED = 20250321
 
@@ -32,12 +39,16 @@ class Identified:
 
     error_inside, error_border: largest difference from the region itself on random inputs, relative to the largest
     value, away from the image's border and in the ring where padding is seen.
+    size_change: rows and columns that the target has more than the sources.
+    size_changes: the same of every feature map inside the region.
     """
 
     terms: tuple[Term, ...]
     bias: Array
     error_inside: float
     error_border: float
+    size_change: SizeChange
+    size_changes: Mapping[ir.Value, SizeChange]
 
     @property
     def multiply_adds(self) -> int:
@@ -47,7 +58,7 @@ class Identified:
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
         """What multiplies: the terms that are more than a source as it is."""
-        return tuple(term.convolution for term in self.terms if not term.convolution.is_identity)
+        return _multiplying(self.terms)
 
     @property
     def nodes(self) -> int:
@@ -55,6 +66,10 @@ class Identified:
         concatenations = sum(len(term.sources) > 1 for term in self.terms)
         constant = not self.convolutions and bool(self.bias.any())
         return len(self.convolutions) + concatenations + max(len(self.terms) + constant - 1, 0)
+
+
+def _multiplying(terms: tuple[Term, ...]) -> tuple[Convolution, ...]:
+    return tuple(term.convolution for term in terms if not term.convolution.is_identity)
 
 
 def identify(region: Region, evaluator: Evaluator, budget: int) -> Identified:
@@ -68,54 +83,103 @@ def identify(region: Region, evaluator: Evaluator, budget: int) -> Identified:
     least = sum(probe.least_cost(index) for index in range(len(region.sources)))
     if least > budget:
         raise FoldError(f"one convolution would cost more: {least} multiply-adds a pixel against {budget}")
-    convolutions = tuple(convolution_from_taps(probe.taps(i), probe.size_change) for i in range(len(region.sources)))
+    sources = range(len(region.sources))
+    alone = [probe.seems_channelwise(index) for index in sources]
+    convolutions = probe.convolutions(alone)
+    _refuse_above(budget, convolutions)  # before the proof, which is dear where kernels are large
     inside, border = _prove(probe, convolutions)
-    found = Identified(summed(convolutions), probe.bias, inside, border)
-    if not found.terms:
+    if inside > TOLERANCE and any(alone):  # the channels were not as independent as the first of them
+        convolutions = probe.convolutions([False for _ in sources])
+        _refuse_above(budget, convolutions)
+        inside, border = _prove(probe, convolutions)
+    return Identified(summed(convolutions), probe.bias, inside, border, probe.size_change, probe.size_changes)
+
+
+def _refuse_above(budget: int, convolutions: tuple[Convolution, ...]) -> None:
+    """Raise FoldError where they are none, or cost more multiply-adds at a position than the budget."""
+    terms = summed(convolutions)
+    if not terms:
         raise FoldError("its output does not depend on its input")
-    if found.multiply_adds > budget:
-        raise FoldError(
-            f"one convolution would cost more: {found.multiply_adds} multiply-adds a pixel against {budget}"
-        )
-    return found
+    cost = sum(convolution.multiply_adds for convolution in _multiplying(terms))
+    if cost > budget:
+        raise FoldError(f"one convolution would cost more: {cost} multiply-adds a pixel against {budget}")
 
 
 class _Probe:
     """A region on a bench: images go in, responses come out.
 
-    radius: how far it can see at most. bias: its answer to silence. size_change: output size less input size.
+    radius: how far it can see at most. farthest: where it may cut and join. bias: its answer to silence.
+    size_change: output size less input size; size_changes: that of each feature map on the way.
     """
 
     def __init__(self, region: Region, evaluator: Evaluator) -> None:
         self._region, self._evaluator = region, evaluator
-        self.radius = _radius(region)
+        self.radius, self.farthest = _radius(region), _farthest_joined(region)
         if self.radius > MAX_RADIUS:
             raise FoldError(f"it sees {self.radius} pixels far, more than one convolution should")
         self.channels = [_channels(source) for source in region.sources]
+        self._firsts: dict[int, Array] = {}
         # An impulse in the middle never feels the border: no path through the region leaves an image this large.
         self._size = 2 * self.radius + 3
-        self._silence = self.run([np.zeros((1, c, self._size, self._size)) for c in self.channels])
-        lost = max(0, self._size - min(self._silence.shape[2:]))
+        known = self._all_of(self._silent())
+        lost = max(0, self._size - min(known[region.target].shape[2:]))
         if lost:
             self._size += 2 * lost
-            self._silence = self.run([np.zeros((1, c, self._size, self._size)) for c in self.channels])
+            known = self._all_of(self._silent())
+        self._silence = known[region.target]
         height, width = self._silence.shape[2:]
+        self.size_changes = {
+            value: (array.shape[2] - self._size, array.shape[3] - self._size)
+            for value, array in known.items()
+            if array.ndim == 4 and channels_of(value) == array.shape[1]
+        }
         self.size_change = (height - self._size, width - self._size)
         self.bias: Array = self._silence[0, :, height // 2, width // 2]
 
     def run(self, arrays: list[Array]) -> Array:
         """The region's output for one array per source; FoldError where it makes no feature map of them."""
+        return cast(Array, self._all_of(arrays)[self._region.target])
+
+    def _all_of(self, arrays: list[Array]) -> Known:
+        """Every value on the way to that output, and the output."""
         known: Known = dict(zip(self._region.sources, arrays, strict=True))
         result = self._evaluator.value(self._region.target, known, Sizes.of(known))
         if result.ndim != 4 or result.dtype != np.float64:
             raise FoldError(f"it makes {result.dtype} of shape {result.shape}, not a feature map")
-        return cast(Array, result)
+        return known
+
+    def _silent(self) -> list[Array]:
+        return [np.zeros((1, c, self._size, self._size)) for c in self.channels]
+
+    def _first(self, index: int) -> Array:
+        """The first channel's response, (O, 1, 2R+1, 2R+1)."""
+        if index not in self._firsts:
+            impulse = np.zeros((1, self.channels[index]))
+            impulse[0, 0] = 1.0
+            self._firsts[index] = self._response(index, impulse)
+        return self._firsts[index]
+
+    def seems_channelwise(self, index: int) -> bool:
+        """Whether the first channel of this source reaches the first output channel and no other, of as many."""
+        taps = self._first(index)
+        return 1 < self.channels[index] == len(taps) and bool(taps[0].any()) and not taps[1:].any()
+
+    def convolutions(self, channelwise: list[bool]) -> tuple[Convolution, ...]:
+        """One for each source. channelwise: whether its channels are taken to be independent, which the proof tells:
+        then one image measures them all, where else each channel takes one."""
+        measures = (self._channelwise_taps if alone else self.taps for alone in channelwise)
+        return tuple(convolution_from_taps(taps(i), self.size_change) for i, taps in enumerate(measures))
+
+    def _channelwise_taps(self, index: int) -> Array:
+        count = self.channels[index]
+        together = self._response(index, np.ones((1, count)))
+        taps: Array = np.zeros((count, count, *together.shape[2:]))
+        taps[np.arange(count), np.arange(count)] = together[:, 0]
+        return taps
 
     def least_cost(self, index: int) -> int:
         """What a convolution of this source must cost at least, from the first channel's response alone."""
-        first = np.zeros((1, self.channels[index]))
-        first[0, 0] = 1.0
-        taps = self._response(index, first)
+        taps = self._first(index)
         reached: NDArray[np.bool_] = np.asarray(taps.any(axis=(1, 2, 3)))
         if not reached.all() or self.channels[index] == 1:
             return 0  # it may be the identity, grouped, or absent: only a full measurement tells
@@ -156,7 +220,10 @@ def _prove(probe: _Probe, convolutions: tuple[Convolution, ...]) -> tuple[float,
     """Largest relative error inside and at the border, over random inputs of several sizes."""
     random = np.random.default_rng(PROOF_SEED)
     radius, inside_error, border_error = probe.radius, 0.0, 0.0
-    for height, width in ((2 * radius + 3, 2 * radius + 4), (2 * radius + 6, 2 * radius + 3), (1, 2)):
+    sizes = [(2 * radius + 3, 2 * radius + 4), (2 * radius + 6, 2 * radius + 3), (1, 2)]
+    if 2 * probe.farthest > radius:
+        sizes.insert(0, (2 * (radius + probe.farthest) + 3,) * 2)
+    for height, width in sizes:
         arrays = [random.standard_normal((1, c, height, width)) for c in probe.channels]
         try:
             expected = probe.run(arrays)
@@ -212,6 +279,17 @@ def _node_radius(node: ir.Node) -> int:
         shifts = [s for s, axis in zip(starts, axes, strict=False) if axis in (2, 3, -1, -2)]
         return min(max([0, *shifts]), MAX_RADIUS + 1)
     return 0
+
+
+def _farthest_joined(region: Region) -> int:
+    """The largest constant place at which a region that joins anything cuts: a roll by as much is nothing on less.
+
+    On whatever axis: features may lie there with channels last.
+    """
+    if not any(node.op_type == "Concat" for node in region.nodes):
+        return 0
+    cuts = (cut for node in region.nodes if node.op_type == "Slice" for i in (1, 2) for cut in _known_ints(node, i))
+    return max((abs(cut) for cut in cuts if abs(cut) <= MAX_JOINED), default=0)
 
 
 def _known_ints(node: ir.Node, index: int) -> list[int]:

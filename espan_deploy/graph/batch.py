@@ -24,20 +24,36 @@ def with_free_batch(model: ir.Model) -> ir.Model:
             _free_reshape(graph, node, fixed)
         for output in node.outputs:
             output.shape = None
+    for output in graph.outputs:
+        output.shape = ir.Shape([BATCH, "channels", "output height", "output width"])
     return model
 
 
 def _free_reshape(graph: ir.Graph, node: ir.Node, fixed: int | ir.SymbolicDim) -> None:
-    """Let a reshape whose first side is the batch copy it instead."""
-    shape = None if node.inputs[1] is None else ir.convenience.get_const_tensor(node.inputs[1])
-    if shape is None or ("allowzero" in node.attributes and node.attributes["allowzero"].as_int()):
+    """Let a reshape whose first side is the batch copy it instead, which is what a zero asks for."""
+    shape = node.inputs[1]
+    if shape is None:
         return
-    sides = shape.numpy().copy()
-    if len(sides) < 2 or sides[0] != fixed:
+    parts = [shape]
+    made = shape.producer()
+    if made is not None and made.op_type == "Concat":
+        parts = [part for part in made.inputs if part is not None]
+    first = ir.convenience.get_const_tensor(parts[0])
+    if first is None or first.size < (2 if len(parts) == 1 else 1) or first.numpy().flat[0] != fixed:
         return
+    sides = first.numpy().copy()
+    if not sides.all():
+        return  # a zero that is meant
     sides[0] = 0
+    node.attributes.pop("allowzero", None)
     constant = ir.node("Constant", [], {"value": ir.AttrTensor("value", ir.tensor(np.asarray(sides, np.int64)))})
     graph.insert_before(node, constant)
-    constant.outputs[0].const_value = ir.tensor(np.asarray(sides, np.int64))
-    constant.outputs[0].type, constant.outputs[0].shape = ir.TensorType(ir.DataType.INT64), ir.Shape([len(sides)])
-    node.replace_input_with(1, constant.outputs[0])
+    freed = constant.outputs[0]
+    freed.const_value = ir.tensor(np.asarray(sides, np.int64))
+    freed.type, freed.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([len(sides)])
+    if len(parts) > 1:
+        joined = ir.node("Concat", [freed, *parts[1:]], {"axis": 0})
+        graph.insert_before(node, joined)
+        freed = joined.outputs[0]
+        freed.type, freed.shape = shape.type, shape.shape
+    node.replace_input_with(1, freed)

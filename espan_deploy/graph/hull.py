@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ class Hull:
     high: Rows
     hidden: NDArray[np.bool_] | None = None
 
-    @property
+    @cached_property
     def extent(self) -> int:
         """The most rows that one element spans."""
         spans = self.high - self.low + 1

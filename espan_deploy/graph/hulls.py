@@ -95,7 +95,8 @@ class Hulls:
         if operator is None and node.op_type in POINTWISE:
             operator = _pointwise
         found = None
-        if operator is not None and None not in shapes:
+        read = [self.sizes.shape(value) for value in node.inputs if value in self._hulls]
+        if operator is not None and None not in (*shapes, *read):
             found = operator(Reading(self, node))
         if found is None:
             found = [self._everything(node)] * len(shapes)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, ShapeInferencePass
+
+from espan_deploy.graph.selective_scan import lower_scans
 
 
 def lowered(model: ir.Model) -> ir.Model:
-    """A copy of the model without CastLike and, where the pieces' sizes are known, without sequences of tensors.
+    """A copy of the model without CastLike, without our own operator and, where sizes are known, without sequences.
 
-    Shapes and types are inferred where the file leaves them out.
+    Shapes and types are inferred where the file leaves them out. Names become unique: PyTorch's exporter calls the
+    buffer ``mean`` and the first result of ``mean()`` alike, and what is read back from a file goes by names.
     """
     model = model.clone()
+    lower_scans(model)
+    NameFixPass()(model)
     if any(output.shape is None or output.type is None for node in model.graph for output in node.outputs):
         ShapeInferencePass()(model)
     for node in list(model.graph):

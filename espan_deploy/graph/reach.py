@@ -70,13 +70,14 @@ class _Profile:
 def reach(graph: SizedGraph, *, multiple: int = 1, least: int = 1) -> Reach:
     """How far the first output of a graph sees. multiple, least: of the sizes it takes.
 
-    Where it takes one size only, nothing is known, and tiles are not exact.
+    A graph of one size is followed at that size: what holds in its middle is taken to hold in a larger image.
     """
     found: Reach | None = None
-    for small, large in itertools.pairwise(SIDES):
+    fixed = graph.fixed_size
+    for small, large in itertools.pairwise(SIDES) if fixed is None else [(min(fixed), max(fixed))]:
         sides = [-(-max(side, least) // multiple) * multiple for side in (small, large, NARROW)]
         try:
-            axes = [_follow(graph, axis, *sides) for axis in (2, 3)]
+            axes = [_follow(graph, axis, *sides if fixed is None else [fixed[axis - 2]] * 3) for axis in (2, 3)]
         except TooLargeError as exc:
             return Reach(None, why=str(exc))
         if None in axes:
@@ -103,7 +104,7 @@ class _Axis:
 
 
 def _follow(graph: SizedGraph, axis: int, small: int, large: int, narrow: int) -> _Axis | None:
-    """Follow two images, one twice as long as the other, and see what grows with them."""
+    """Follow two images, one twice as long as the other or both the only one, and see what grows with them."""
     shapes = [(side, narrow) if axis == 2 else (narrow, side) for side in (small, large)]
     short, long = (Hulls(graph, graph.at(*shape), axis) for shape in shapes)
     why = ""

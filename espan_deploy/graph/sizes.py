@@ -48,6 +48,13 @@ class SizedGraph:
         self._opsets = dict(model.graph.opset_imports)
         self._at: dict[Shape, Sizes] = {}
 
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The only height and width of the input, where the graph says so."""
+        assert self.input.shape is not None
+        height, width = self.input.shape[2], self.input.shape[3]
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
     def at(self, height: int, width: int, batch: int = 1) -> Sizes:
         """The sizes inside for images of this size; sizes that the graph fixes stay what they are."""
         assert self.input.shape is not None
@@ -69,7 +76,8 @@ class SizedGraph:
         try:
             if node not in self._evaluators:
                 self._evaluators[node] = ReferenceEvaluator(self.proto(node), opsets=self._opsets)
-            return list(self._evaluators[node].run(None, feeds))
+            with np.errstate(all="ignore"):  # what comes of an odd size is an answer, too
+                return list(self._evaluators[node].run(None, feeds))
         except Exception:
             return None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from espan_deploy.errors import CheckpointError, UnknownNetworkError
 from espan_deploy.networks.catalogue import NETWORKS
+from espan_deploy.networks.diffusion import refuse_diffusion
 from espan_deploy.networks.entry import Architecture, Form, NetworkEntry, Published, Shapes
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Network:
     """A network with its weights, in evaluation mode.
 
     module: takes (N, 3, H, W) and gives (N, 3, scale*H, scale*W), both float32 in [0, value_range], RGB.
-    scale: None for a user's own class: it is found by trying. entry: the catalogue's, or None for a user's own class.
-    min_size: the smallest H and W it is defined for.
+    scale: None for a user's own class: it is found by trying. entry: the catalogue's, or None where it is not of it.
+    multiple, least: of H and W, as far as they were said beforehand; with the scale, tried and not believed.
     settings: what it was built with besides the shapes.
     """
 
@@ -49,7 +50,9 @@ class Network:
     value_range: float
     entry: NetworkEntry | None
     name: str
-    min_size: int = 1
+    title: str
+    multiple: int = 1
+    least: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,10 +76,14 @@ def detect_network(shapes: Shapes) -> NetworkEntry:
 def load_network(checkpoint: Checkpoint, **settings: Any) -> Network:
     """Detect, build and fill the network of a checkpoint, of several state dicts in it the one its authors use.
 
+    What the catalogue does not know, spandrel may, where it is installed.
     settings: what shapes cannot tell, by the names that the network's ``build`` gives it (SPAN's ``img_range``).
     Raises UnknownNetworkError, or CheckpointError where keys, shapes or settings do not fit the network detected.
     """
-    entry = detect_network(checkpoint.shapes)
+    try:
+        entry = detect_network(checkpoint.shapes)
+    except UnknownNetworkError as exc:
+        return _network_of_spandrel(checkpoint, settings, exc)
     if entry.weights is not None and entry.weights in checkpoint.others:
         checkpoint = checkpoint.under(entry.weights)
     build = import_module(entry.module).build
@@ -99,8 +106,33 @@ def load_network(checkpoint: Checkpoint, **settings: Any) -> Network:
         value_range=architecture.value_range,
         entry=entry,
         name=entry.name,
-        min_size=architecture.min_size,
+        title=entry.title,
         settings=settings,
+    )
+
+
+def _network_of_spandrel(checkpoint: Checkpoint, settings: Mapping[str, Any], unknown: UnknownNetworkError) -> Network:
+    """The network of a checkpoint that the catalogue does not know, if spandrel does; else raises ``unknown``."""
+    from espan_deploy.networks import spandrel
+
+    found = spandrel.recognise(checkpoint) if spandrel.installed() else None
+    if found is None:
+        refuse_diffusion(checkpoint.shapes, str(checkpoint.path))
+        if not spandrel.installed():
+            unknown.hint += f"; forty more are known to spandrel: {spandrel.EXTRA}"
+        raise unknown
+    if settings:
+        raise CheckpointError(f"{found.title} has no settings, and {_listing(sorted(settings))} was given")
+    return Network(
+        module=found.module,
+        scale=found.scale,
+        form="training",
+        value_range=1.0,
+        entry=None,
+        name=found.name,
+        title=found.title,
+        multiple=found.multiple,
+        least=found.least,
     )
 
 

@@ -7,7 +7,7 @@ size computed from the image's (adaptive pooling, windows, nearest neighbours) i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -331,6 +331,19 @@ def bias_padded(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     The bias is added after the padding: the same as writing it into the ring, without writing in place.
     """
     return F.pad(F.conv2d(x, weight), (1, 1, 1, 1)) + bias.view(1, -1, 1, 1)
+
+
+def in_turn(blocks: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """What each block makes of what the one before it made, the first of x."""
+    outputs: list[Tensor] = []
+    for block in blocks:
+        outputs.append(block(outputs[-1] if outputs else x))
+    return outputs
+
+
+def numbered(module: nn.Module, pattern: str, count: int) -> list[nn.Module]:
+    """The modules under ``pattern.format(1)`` to ``pattern.format(count)``."""
+    return [module.get_submodule(pattern.format(i + 1)) for i in range(count)]
 
 
 def shuffle_tail(conv: nn.Module, scale: int) -> nn.Sequential:

@@ -20,6 +20,11 @@ class Lineage:
     title: str
     entries: tuple[NetworkEntry, ...]
 
+    @property
+    def folder(self) -> str:
+        """Its name in ``networks/``."""
+        return self.entries[0].module.split(".")[-2]
+
 
 LINEAGES: tuple[Lineage, ...] = (
     Lineage("SPAN: parameter-free attention", span.ENTRIES),

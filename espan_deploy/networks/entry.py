@@ -39,7 +39,6 @@ class Architecture:
 
     module: takes (N, 3, H, W) and gives (N, 3, scale*H, scale*W), both in [0, value_range], RGB.
     form: "training" where branches are still to be folded, "deploy" where every one already is.
-    min_size: the smallest H and W the network is defined for.
     redundant: keys that the state dict may hold besides, and that nothing is lost by ignoring.
     """
 
@@ -47,7 +46,6 @@ class Architecture:
     scale: int
     form: Form
     value_range: float = 1.0
-    min_size: int = 1
     redundant: frozenset[str] = frozenset()
 
 

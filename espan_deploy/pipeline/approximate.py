@@ -24,6 +24,11 @@ def approximate_halo(limits: tuple[int, int], description: ModelDescription) -> 
     return max(1, min(max(description.local_halo, APPROXIMATE_HALO), min(limits) // HALO_SHARE))
 
 
+def begin_of_remark(description: ModelDescription) -> str:
+    """That tiles are approximate, and why."""
+    return f"this network's tiles are approximate ({description.halo_reason or 'an operator sees the whole image'})"
+
+
 def measured_difference(runner: Runner, image: Pixels, name: str) -> str:
     """Upscale an image whole and in tiles of half its sides, and say how much they differ.
 
@@ -33,7 +38,9 @@ def measured_difference(runner: Runner, image: Pixels, name: str) -> str:
     height, width = image.shape[:2]
     limits = tuple(-(-side * 3 // 4) for side in (height, width))
     halo = approximate_halo((limits[0], limits[1]), description)
-    begin = f"this network's tiles are approximate ({description.halo_reason or 'an operator sees the whole image'})"
+    begin = begin_of_remark(description)
+    if description.fixed_size is not None:
+        return f"{begin}; how far from the whole cannot be measured, as the model takes no larger image"
     try:
         rows = plan_tiles(height, width, (limits[0], limits[1]), halo, description.tile_step)
         whole = runner.infer(image[None])[0].astype(np.float64)

@@ -229,12 +229,36 @@ def _pixels(
         image = image.convert(mode)
     if orientation in TRANSPOSES:
         image = image.transpose(TRANSPOSES[orientation])
-    array = np.asarray(image)
+    array = _whole_jpeg(image, data) if image.format == "JPEG" else None
+    if array is None:
+        array = np.asarray(image)
     if mode == "LA":
         return np.ascontiguousarray(array[..., 0]), np.ascontiguousarray(array[..., 1]), 8, icc
     if mode == "RGBA":
         return np.ascontiguousarray(array[..., :3]), np.ascontiguousarray(array[..., 3]), 8, icc
     return array, None, 8, icc
+
+
+END_OF_JPEG = b"\xff\xd9"
+
+
+def _whole_jpeg(image: Image.Image, data: bytes) -> Pixels | None:
+    """Pixels of a JPEG file, Pillow's to the byte, where they can be had sooner; None elsewhere.
+
+    imagecodecs has the same library and writes into the array, without the interpreter's lock, which Pillow holds for
+    two copies. But it takes what is cut off for grey: a file must end as one does.
+    """
+    if image.mode not in ("L", "RGB") or not data.endswith(END_OF_JPEG):
+        return None
+    try:
+        from imagecodecs import jpeg8_decode
+    except ImportError:
+        return None
+    try:
+        pixels = np.asarray(jpeg8_decode(data))
+    except Exception:  # Pillow may read it, or say why not
+        return None
+    return pixels if pixels.shape[:2] == (image.height, image.width) and pixels.dtype == np.uint8 else None
 
 
 def _to_rgb(image: Image.Image, icc: bytes, notes: list[str]) -> tuple[Image.Image, bytes]:

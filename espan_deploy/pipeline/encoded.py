@@ -13,10 +13,10 @@ from espan_deploy.files import display
 from espan_deploy.pipeline.decode import decode, read_origin, read_size
 from espan_deploy.pipeline.encode import EncodeSettings, FileSink, Format, check_holds, is_streamed, open_sink
 from espan_deploy.pipeline.jobs import Input, Job, Taken
-from espan_deploy.pipeline.names import outputs
+from espan_deploy.pipeline.names import NamedFile
 from espan_deploy.pipeline.origin import Origin
 from espan_deploy.pipeline.picture import Picture
-from espan_deploy.stores import Destination, Entry, MadeFrom, Part, Source, State, check_size
+from espan_deploy.stores import Destination, Entry, MadeFrom, Part, Reader, State, check_size
 
 CANVAS_BYTES = 4
 """Of a pixel of an image that Pillow holds whole, whether it has three channels or four."""
@@ -28,7 +28,6 @@ class FileSettings:
 
     settings_sha256: str
     encode: EncodeSettings
-    format: str = "same"
     overwrite: bool = False
 
 
@@ -42,19 +41,19 @@ Choose = Callable[[Origin], tuple[Taken, str]]
 
 
 def file_jobs(
-    source: Source,
-    entries: Iterable[Entry],
+    reader: Reader,
+    files: Iterable[NamedFile],
     destination: Destination,
     settings: FileSettings,
     choose: Choose | None = None,
 ) -> Iterator[Job]:
-    """A job for every one of a source's files, as they come.
+    """A job for every file, as they come.
 
     choose: where each file has its own model; the SHA-256 in the settings then does not count.
     """
-    for number, (entry, name, file_format) in enumerate(outputs(entries, settings.format), 1):
-        file, output = FileInput(source, entry), FileOutput(destination, name, file_format, settings)
-        yield Job(number, file, output, None if choose is None else partial(_taken, file, output, choose))
+    for named in files:
+        file, output = FileInput(reader, named.entry), FileOutput(destination, named.output, named.format, settings)
+        yield Job(named.number, file, output, None if choose is None else partial(_taken, file, output, choose))
 
 
 def _taken(file: FileInput, output: FileOutput, choose: Choose) -> Taken:
@@ -66,16 +65,16 @@ def _taken(file: FileInput, output: FileOutput, choose: Choose) -> Taken:
 class FileInput:
     """An encoded image in a source; read when first needed, forgotten once decoded."""
 
-    def __init__(self, source: Source, entry: Entry) -> None:
+    def __init__(self, reader: Reader, entry: Entry) -> None:
         self.name = entry.name
-        self._source, self._entry = source, entry
+        self._reader, self._entry = reader, entry
         self._data: bytes | None = None
 
     def _read(self) -> bytes:
         if self._data is None:
             if self._entry.size is not None:
                 check_size(self._entry.size)
-            self._data = self._source.read(self._entry)
+            self._data = self._reader.read(self._entry)
         return self._data
 
     def origin(self) -> Origin:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,8 +25,13 @@ from espan_deploy.pipeline.plan import (
 from espan_deploy.pipeline.run import RunSettings
 
 DEFAULT_MEMORY = 2 << 30
+
+MEMORY_PER_CORE = 512 << 20
+"""Where that is more. Half of it is for images in flight: one at work and one that waits, each 64 MP of result at most.
+So many are in flight as cores are kept busy, by their own inference or by a GPU's rate: docs/host.md."""
+
 MEMORY_SHARE = 0.4
-"""Of the machine's memory, where that is less than DEFAULT_MEMORY."""
+"""Of the machine's memory, where that is less."""
 
 GPU_BATCH_PIXELS = 1 << 20
 """A GPU is full with a megapixel per call."""
@@ -52,7 +56,8 @@ class EngineSettings:
     @property
     def memory_bytes(self) -> int:
         """As asked for, or this machine's share."""
-        return self.memory or min(DEFAULT_MEMORY, int(MEMORY_SHARE * memory_bytes()))
+        wanted = max(DEFAULT_MEMORY, MEMORY_PER_CORE * (self.threads or usable_cores()))
+        return self.memory or min(wanted, int(MEMORY_SHARE * memory_bytes()))
 
     def tiles(self, height: int, width: int, description: ModelDescription) -> int:
         """How many tiles an image would have, as far as can be told before the engine is open.
@@ -68,7 +73,7 @@ class OpenEngine:
 
     at_once: tiles or images that there are to work on at once; None for more than there are threads.
     workload: what there is to do, so that measuring may pay; None where it is not known.
-    lanes: how many runners, where that is settled already.
+    lanes: how many runners, where that is settled already; then, as an attribute, one for each inference thread.
     Raises BackendUnavailableError or EngineBuildError where it cannot be opened.
     """
 
@@ -98,6 +103,7 @@ class OpenEngine:
             model, precision=decision.precision, threads=self.threads, lanes=lanes or decision.lanes
         )
         self.fallback = Fallback(self._fp32 if decision.precision != EXACT else None)
+        self.lanes = [Lane(runner, self.fallback) for runner in self.runners]
 
     def __enter__(self) -> OpenEngine:
         return self
@@ -114,11 +120,6 @@ class OpenEngine:
     def _fp32(self) -> Runner:
         return self.decision.backend.open(self.model, precision=EXACT, threads=self.settings.threads)
 
-    @property
-    def lanes(self) -> list[Lane]:
-        """One for each inference thread."""
-        return [Lane(runner, self.fallback) for runner in self.runners]
-
     def run_settings(self) -> RunSettings:
         """How the stages use it."""
         settings = self.settings
@@ -130,9 +131,10 @@ class OpenEngine:
             tiles=TilePolicy(settings.tile, pixels_within(memory // 2, per_pixel, len(self.runners)), sides),
             batch=self._batch(details),
             in_flight_bytes=memory // 2,
-            decoders=max(1, self.threads // 4),
-            # Two at least, and one for every core: they hold no lock, and while one waits for the disk another works.
-            encoders=max(2, self.threads),
+            # One for every core, as they hold no lock. Decoding takes at most half as long as encoding does, even where
+            # files are PNG on both sides.
+            decoders=max(1, self.threads // 2),
+            encoders=self.threads,
         )
 
     def _batch(self, details: Mapping[str, Any]) -> BatchPolicy:
@@ -149,47 +151,9 @@ class OpenEngine:
         return report | {"chosen_because": decision.reason, "choice": decision.to_json()}
 
 
-class Engines:
-    """Engines of one network's models, each opened when first asked for and kept to the end. A context manager.
+@dataclass(frozen=True)
+class Decided:
+    """What a model runs in, so that another machine takes the same: a backend's name, and a precision."""
 
-    models: by name, of one architecture and scale, so that the same choice and tiles suit them all. The one opened
-    first settles how many lanes there are. The other arguments are those of :class:`OpenEngine`.
-    """
-
-    def __init__(
-        self,
-        models: Mapping[str, ModelFile],
-        choice: Choice,
-        settings: EngineSettings,
-        *,
-        at_once: int | None,
-        workload: Workload | None = None,
-    ) -> None:
-        self.models, self.choice, self.settings = models, choice, settings
-        self.at_once, self.workload = at_once, workload
-        self._lanes: int | None = None
-        self._open: dict[str, tuple[OpenEngine, list[Lane]]] = {}
-        self._opening = threading.Lock()
-
-    def __enter__(self) -> Engines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for engine, _lanes in self._open.values():
-            engine.close()
-
-    def get(self, name: str) -> tuple[OpenEngine, list[Lane]]:
-        """The engine of a model, and its lanes, always the same. From any thread. Raises as :class:`OpenEngine`."""
-        with self._opening:
-            if name not in self._open:
-                engine = OpenEngine(
-                    self.models[name],
-                    self.choice,
-                    self.settings,
-                    at_once=self.at_once,
-                    workload=self.workload,
-                    lanes=self._lanes,
-                )
-                self._lanes = len(engine.runners)
-                self._open[name] = engine, engine.lanes
-            return self._open[name]
+    engine: str
+    precision: str

@@ -11,6 +11,7 @@ from espan_deploy.backends.base import Runner
 from espan_deploy.backends.finite import NonFiniteError
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import InferenceError, InputError
+from espan_deploy.pipeline.approximate import approximate_halo
 from espan_deploy.pipeline.picture import Pixels
 from espan_deploy.pipeline.tiles import plan_tiles
 
@@ -47,10 +48,14 @@ class Fallback:
 
 
 class Lane:
-    """One runner and what to do when it fails. For one thread."""
+    """One runner and what to do when it fails. For one thread.
+
+    cut_approximately: whether memory ran out and an image was cut that the network sees the whole of.
+    """
 
     def __init__(self, runner: Runner, fallback: Fallback) -> None:
         self.runner, self.fallback = runner, fallback
+        self.cut_approximately = False
         self.description: ModelDescription = runner.description
 
     def upscale(
@@ -86,12 +91,14 @@ class Lane:
             return self.fallback.infer(image), True
 
     def _halved(self, image: Pixels, reason: Exception) -> Pixels:
-        """Exactly the same, in tiles half as long on the longer side, and so on down."""
-        halo = self.description.halo
+        """The same in tiles half as long on the longer side, and so on down; as exact as the network's tiles are."""
         height, width = image.shape[:2]
+        if self.description.fixed_size is not None:
+            raise InferenceError(f"not enough memory for {height}x{width}, the only size of this model: {reason}")
+        halo, multiple = self.description.halo, self.description.tile_step
         if halo is None:
-            raise InferenceError(f"not enough memory for {height}x{width}, and this network cannot be tiled: {reason}")
-        multiple = self.description.tile_step
+            halo = approximate_halo((max(height, width) // 2,) * 2, self.description)
+            self.cut_approximately = True
         half = -(-(max(height, width) // 2 + halo) // multiple) * multiple
         limits = (half, width) if height >= width else (height, half)
         try:

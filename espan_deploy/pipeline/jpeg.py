@@ -68,8 +68,9 @@ def compressor() -> Compressor:
         return _by_pillow
 
     def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
-        # A copy, for it refuses the strides of some views of a single row or column.
-        return bytes(jpeg8_encode(np.array(pixels, order="C"), level=quality, subsampling="444"))
+        # It refuses the strides of some views of a single row or column, which count as contiguous all the same.
+        plain = pixels if min(pixels.shape[:2]) > 1 else np.array(pixels, order="C")
+        return bytes(jpeg8_encode(np.ascontiguousarray(plain), level=quality, subsampling="444"))
 
     return encode
 

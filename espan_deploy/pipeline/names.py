@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from espan_deploy.pipeline.encode import FORMATS, Format
@@ -27,11 +28,26 @@ READ_ONLY = (".gif", *HEIC_EXTENSIONS)
 """Endings of what is not written: the result has another format, and its ending."""
 
 
-def outputs(entries: Iterable[Entry], format_name: str) -> Iterator[tuple[Entry, str, Format]]:
+@dataclass(frozen=True)
+class NamedFile:
+    """A file of a source, its place among the others, from 1, and its result's name and format."""
+
+    number: int
+    entry: Entry
+    output: str
+    format: Format
+
+
+def outputs(entries: Iterable[Entry], format_name: str) -> Iterator[NamedFile]:
     """Every file with its result's name and format, as they come: entries must be sorted by name.
 
     format_name: a key of FORMATS, or "same".
     """
+    for number, (entry, output, file_format) in enumerate(_grouped(entries, format_name), 1):
+        yield NamedFile(number, entry, output, file_format)
+
+
+def _grouped(entries: Iterable[Entry], format_name: str) -> Iterator[tuple[Entry, str, Format]]:
     # Names that could ever get the same output begin alike up to their first dot. Sorted, they stand together, but for
     # what lies in folders that begin so as well: a.jpg, a.b/c.jpg, a.png.
     waiting: list[tuple[str, list[Entry]]] = []

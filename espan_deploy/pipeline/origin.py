@@ -7,8 +7,9 @@ A PNG that was a JPEG before cannot be told by its head.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image
 
@@ -29,7 +30,6 @@ IJG_LUMA = (
 JPEG_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
 """Pillow's names of TIFF compressions that lose something."""
 
-
 LOSSY_FORMATS = {"AVIF": "AVIF", "HEIF": "HEIC"}
 """Both can be lossless, and hardly ever are."""
 
@@ -39,31 +39,39 @@ class Origin:
     """lossy: whether the pixels went through a lossy compression in this file. told_by: what in the file says so.
 
     jpeg_quality: on libjpeg's scale of 1 to 100, the nearest for other encoders' tables; None where it is no JPEG.
+    newer: whether it is a lossy coding of stills newer than JPEG: of unknown quality, but usually a good one.
     """
 
     lossy: bool
     told_by: str
     jpeg_quality: int | None = None
+    newer: bool = False
 
 
 def origin_of(image: Image.Image, head: bytes) -> Origin:
-    """Of an opened image and the first bytes of its file; pixels are not read."""
+    """Of an opened image and the first bytes of its file, b"" where they are gone; pixels are not read."""
     kind = image.format or ""
     if kind in ("JPEG", "MPO"):
         return _jpeg_origin(getattr(image, "quantization", {}))
     if kind == "WEBP":
-        lossy = _webp_is_lossy(head)
-        return Origin(lossy, "lossy WebP" if lossy else "lossless WebP")
+        return _either("WebP", _webp_is_lossy, head)
     if kind == "JXL":
-        lossy = coded_lossily(head)
-        return Origin(lossy, "lossy JPEG XL" if lossy else "lossless JPEG XL")
+        return _either("JPEG XL", coded_lossily, head)
     if kind == "TIFF":
         compression = str(image.info.get("compression", "raw"))
         lossy = compression in JPEG_IN_TIFF
         return Origin(lossy, f"TIFF with {compression} compression" if lossy else "TIFF")
     if kind in LOSSY_FORMATS:
-        return Origin(True, LOSSY_FORMATS[kind])
-    return Origin(False, f"{kind}, lossless" if kind else "lossless")
+        return Origin(True, LOSSY_FORMATS[kind], newer=True)
+    return Origin(False, f"{kind}, lossless" if kind else "nothing says how it was kept")
+
+
+def _either(name: str, is_lossy: Callable[[bytes], bool], head: bytes) -> Origin:
+    """Of a format that the head alone tells; lossy where that is gone, as it is more often than not."""
+    if not head:
+        return Origin(True, name, newer=True)
+    lossy = is_lossy(head)
+    return Origin(lossy, f"lossy {name}" if lossy else f"lossless {name}", newer=lossy)
 
 
 def _jpeg_origin(tables: dict[int, Sequence[int]]) -> Origin:
@@ -86,6 +94,7 @@ def jpeg_quality(luma: Sequence[int]) -> tuple[int, bool]:
     return quality, distance == 0
 
 
+@cache
 def _ijg_steps(quality: int) -> list[int]:
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     return sorted(min(255, max(1, (step * percent + 50) // 100)) for row in IJG_LUMA for step in row)

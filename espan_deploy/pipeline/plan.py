@@ -40,10 +40,14 @@ class TilePolicy:
     def plan(self, height: int, width: int, description: ModelDescription, *, share: float = 1.0) -> list[list[Tile]]:
         """Rows of tiles for an image; where the network sees the whole image, they are approximate.
 
+        Those of a model of one size are of that size, unless the image is smaller.
         Raises InputError where tiles are too small for the halo.
         share: of ``max_pixels``, where something else takes the memory of the rest.
         """
-        if self.tile == "none":
+        fixed = description.fixed_size
+        if fixed is not None and self.tile != "none":
+            limits = (min(height, fixed[0]), min(width, fixed[1]))
+        elif self.tile == "none":
             limits = (height, width)
         elif self.tile == "auto":
             limits = tile_limits(
@@ -57,7 +61,7 @@ class TilePolicy:
             halo = approximate_halo(limits, description)
         else:
             halo = description.halo
-        return plan_tiles(height, width, limits, halo, description.tile_step, full=self.full)
+        return plan_tiles(height, width, limits, halo, description.tile_step, full=self.full or fixed is not None)
 
 
 @dataclass(frozen=True)

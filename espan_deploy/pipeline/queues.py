@@ -19,6 +19,9 @@ class Channel(Generic[T]):
     """A bounded queue whose taker may choose among what waits.
 
     It holds ``least`` items of any weight, and more while they weigh at most ``capacity`` together.
+
+    Waking a thread is a system call under the interpreter's lock, and who is woken for nothing wants that lock next: an
+    item wakes one taker, and room only those who wait for room.
     """
 
     def __init__(self, least: int, capacity: int = 0, weigh: Callable[[T], int] = lambda _: 1) -> None:
@@ -27,21 +30,21 @@ class Channel(Generic[T]):
         self._items: list[T] = []
         self._arrived: list[float] = []
         self._closed = self._aborted = False
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._filled, self._emptied = threading.Condition(lock), threading.Condition(lock)
 
     def put(self, item: T) -> None:
         """Wait for room and append. Raises Aborted."""
-        with self._changed:
+        with self._emptied:
             weight = self._weigh(item)
-            self._changed.wait_for(
-                lambda: len(self._items) < self._least or self._weight + weight <= self._capacity or self._aborted
-            )
+            while not (self._aborted or len(self._items) < self._least or self._weight + weight <= self._capacity):
+                self._emptied.wait()
             if self._aborted:
                 raise Aborted
             self._items.append(item)
             self._arrived.append(time.monotonic())
             self._weight += weight
-            self._changed.notify_all()
+            self._filled.notify()
 
     def take(self, pick: Callable[[list[T], list[float]], list[int] | float] | None = None) -> list[T]:
         """Wait for items and remove those picked by index (the first by default); [] once closed and empty.
@@ -49,9 +52,10 @@ class Channel(Generic[T]):
         pick: gets the items and for how many seconds each has waited (for ever, once no more will come), and may ask
         for seconds to wait instead. Raises Aborted.
         """
-        with self._changed:
+        with self._filled:
             while True:
-                self._changed.wait_for(lambda: self._items or self._closed or self._aborted)
+                while not (self._items or self._closed or self._aborted):
+                    self._filled.wait()
                 if self._aborted:
                     raise Aborted
                 if not self._items:
@@ -59,12 +63,12 @@ class Channel(Generic[T]):
                 picked = pick(self._items, self._ages()) if pick else [0]
                 if not isinstance(picked, float):
                     break
-                self._changed.wait(picked)
+                self._filled.wait(picked)
             taken = [self._items[index] for index in picked]
             for index in sorted(picked, reverse=True):
                 self._weight -= self._weigh(self._items.pop(index))
                 del self._arrived[index]
-            self._changed.notify_all()
+            self._emptied.notify_all()
             return taken
 
     def _ages(self) -> list[float]:
@@ -73,17 +77,18 @@ class Channel(Generic[T]):
 
     def close(self) -> None:
         """No more will be put."""
-        with self._changed:
+        with self._filled:
             self._closed = True
-            self._changed.notify_all()
+            self._filled.notify_all()
 
     def abort(self) -> None:
         """Let every waiting thread raise Aborted."""
-        with self._changed:
+        with self._filled:
             self._aborted = True
             self._items.clear()
             self._arrived.clear()
-            self._changed.notify_all()
+            self._filled.notify_all()
+            self._emptied.notify_all()
 
 
 class Budget:

@@ -7,13 +7,12 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import quantiles
 from typing import Any, Literal
-
-import numpy as np
 
 SCHEMA_VERSION = 1
 
-STAGES = ("decode", "infer", "encode", "end_to_end")
+STAGES = ("decode", "infer", "encode", "publish", "end_to_end")
 PERCENTILES = (50, 90, 99)
 
 MAX_ROWS = 100_000
@@ -32,8 +31,9 @@ class FileReport:
 
     input, output: as printed. width, height: of the input as displayed, 0 where it could not be read.
     model, model_because: which was taken for it, and why, where a run has several.
-    stage_ms: "decode", "infer" and "encode" are work; "end_to_end" is from the first byte read to the output's name,
-        waiting included. An image that shared engine calls has its share of them, by pixels.
+    stage_ms: "decode", "infer" and "encode" are work, "publish" is waiting for the disk or the bucket; "end_to_end" is
+        from the first byte read to the output's name, waiting included. An image that shared engine calls has its share
+        of them, by pixels.
     """
 
     input: str
@@ -201,6 +201,6 @@ class Report:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p90 and p99, interpolated linearly."""
-    points = np.percentile(np.asarray(values), PERCENTILES)
-    return {f"p{p}": float(point) for p, point in zip(PERCENTILES, points, strict=True)}
+    """p50, p90 and p99, interpolated linearly. Of at least one value."""
+    cuts = quantiles([values[0], *values] if len(values) == 1 else values, n=100, method="inclusive")
+    return {f"p{p}": cuts[p - 1] for p in PERCENTILES}

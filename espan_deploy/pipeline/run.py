@@ -1,4 +1,4 @@
-"""The stages at work: threads that decode, infer and encode at once, and a run that nothing stops half-way."""
+"""The stages at work: threads that decode, infer, encode and publish at once, and a run that nothing stops half-way."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from espan_deploy.backends.base import Runner
 from espan_deploy.errors import EspanDeployError, InputError
 from espan_deploy.files import display
-from espan_deploy.pipeline.approximate import measured_difference
-from espan_deploy.pipeline.infer import Fallback, Lane
+from espan_deploy.pipeline.approximate import begin_of_remark, measured_difference
+from espan_deploy.pipeline.infer import Lane
 from espan_deploy.pipeline.jobs import Job
 from espan_deploy.pipeline.plan import BatchPolicy, TilePolicy, next_batch
 from espan_deploy.pipeline.queues import Aborted, Budget, Channel
@@ -24,6 +23,9 @@ POLL_SECONDS = 0.05
 
 MAX_WAITING_PIXELS = 1 << 22
 """In front of a lane: beyond four megapixels, waiting longer makes no better batches."""
+
+PUBLISHERS = 4
+"""Waiting for the disk takes no core, and it does several files nearly as soon as one."""
 
 OWN_BYTES = 1 << 28
 """What the process takes besides activations and images."""
@@ -45,13 +47,17 @@ Ended = Callable[[Job, FileReport, BaseException | None], None]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """in_flight_bytes: of images between the stages; activations may take as much."""
+    """in_flight_bytes: of images between the stages; activations may take as much.
+
+    decoders, encoders, publishers: how many threads of each; the first two compute, the last wait.
+    """
 
     tiles: TilePolicy
     batch: BatchPolicy
     in_flight_bytes: int = 1 << 30
     decoders: int = 1
     encoders: int = 1
+    publishers: int = PUBLISHERS
 
 
 class Run:
@@ -59,7 +65,8 @@ class Run:
 
     jobs: asked for the next one by one thread at a time, when a decoder is free; it may wait. Where it raises an
     EspanDeployError, those in flight are finished and ``stopped_because`` says why.
-    runners: one for each inference thread; fallback: FP32, for what they cannot do.
+    lanes: one for each inference thread, of all jobs that bring no model of their own.
+    on_call: told how many images and tiles an engine call has.
     on_crash: called when a broken invariant ends the stages, so that jobs which are being waited for end too.
     remark: where tiles are approximate, how far they are from the whole image, measured on the first that is cut.
     ``execute`` returns when every job has its outcome; ``stop`` lets those in flight finish and starts no more.
@@ -69,27 +76,30 @@ class Run:
         self,
         jobs: Iterable[Job],
         *,
-        runners: list[Runner],
-        fallback: Fallback,
+        lanes: Sequence[Lane],
         settings: RunSettings,
         on_end: Ended,
+        on_call: Callable[[int], None] = lambda _: None,
         on_crash: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self.settings = settings
-        self.description = runners[0].description
-        self.lanes = [Lane(runner, fallback) for runner in runners]
+        self.description = lanes[0].description
+        self.lanes = lanes
         self.finished = 0
         self.stopped_because = ""
         self.remark = ""
         self._cut_approximately = self.description.halo is None
         self._jobs, self._taking = iter(jobs), threading.Lock()
-        self._on_end, self._on_crash = on_end, on_crash
+        self._on_end, self._on_call, self._on_crash = on_end, on_call, on_crash
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         # Two batches for every lane: one at work, one that fills.
-        ahead = 2 * len(runners)
-        self._regions: Channel[Region] = Channel(ahead, ahead * min(settings.batch.pixels, MAX_WAITING_PIXELS), _pixels)
-        self._bands: Channel[tuple[Work, int]] = Channel(1, settings.in_flight_bytes // 8, _band_bytes)
+        ahead, pixels = 2 * len(lanes), min(settings.batch.pixels, MAX_WAITING_PIXELS)
+        self._regions: Channel[Region] = Channel(ahead, ahead * pixels, _pixels)
+        # What every lane gives at once, so that none waits. What lies longer leaves the processor's caches, and its
+        # memory is new memory for others, which takes as long as filling it.
+        self._bands: Channel[tuple[Work, int]] = Channel(len(lanes), len(lanes) * pixels, _band_pixels)
+        self._complete: Channel[Work] = Channel(2 * settings.publishers)
         self._budget = Budget(settings.in_flight_bytes)
         self._crash: BaseException | None = None
 
@@ -102,7 +112,13 @@ class Run:
         decoders = [self._thread(self._decode_loop) for _ in range(self.settings.decoders)]
         lanes = [self._thread(self._infer_loop, number) for number in range(len(self.lanes))]
         encoders = [self._thread(self._encode_loop) for _ in range(self.settings.encoders)]
-        for threads, after in ((decoders, self._regions.close), (lanes, self._bands.close), (encoders, lambda: None)):
+        publishers = [self._thread(self._publish_loop) for _ in range(self.settings.publishers)]
+        for threads, after in (
+            (decoders, self._regions.close),
+            (lanes, self._bands.close),
+            (encoders, self._complete.close),
+            (publishers, lambda: None),
+        ):
             for thread in threads:
                 while thread.is_alive():
                     thread.join(POLL_SECONDS)
@@ -119,7 +135,7 @@ class Run:
                 pass
             except BaseException as exc:  # a broken invariant: everybody stops, the caller gets the traceback
                 self._crash = self._crash or exc
-                for waiting in (self._regions, self._bands, self._budget):
+                for waiting in (self._regions, self._bands, self._complete, self._budget):
                     waiting.abort()
                 self._on_crash(exc)
 
@@ -161,7 +177,7 @@ class Run:
 
     def _begin(self, job: Job, report: FileReport) -> Work | None:
         """Read and decode; None where the output is there already."""
-        lanes: Sequence[Lane] = self.lanes
+        lanes = self.lanes
         if job.model is not None:
             taken = job.model()
             report.model, report.model_because, lanes = taken.model, taken.because, taken.lanes
@@ -210,6 +226,7 @@ class Run:
         lane = batch[0].work.lanes[number]
         if self._cut_approximately and sum(map(len, batch[0].work.rows)) > 1:
             self._measure_tiles(lane, batch[0])
+        self._on_call(len(batch))
         start = time.perf_counter()
         try:
             target = batch[0].work.room_for(batch[0]) if len(batch) == 1 else None
@@ -221,6 +238,8 @@ class Run:
             for region in batch:  # which of them it was
                 self._infer(number, [region])
             return
+        if lane.cut_approximately and not self.remark:
+            self.remark = f"{begin_of_remark(lane.description)}, and images were cut because memory ran out"
         seconds = (time.perf_counter() - start) / len(batch)
         for index, region in enumerate(batch):
             region.work.redone_fp32 += redone[index]
@@ -239,9 +258,20 @@ class Run:
                 continue
             try:
                 if work.encode(band):
-                    self._publish(work)
+                    self._complete.put(work)
                 elif work.failed:
                     work.discard()  # what this band opened after that
+            except (EspanDeployError, OSError, MemoryError, ValueError) as exc:
+                self._abandon(work, exc)
+            del work
+
+    # Publishing
+
+    def _publish_loop(self) -> None:
+        while taken := self._complete.take():
+            work = taken.pop()
+            try:
+                self._publish(work)
             except (EspanDeployError, OSError, MemoryError, ValueError) as exc:
                 self._abandon(work, exc)
             del work
@@ -295,6 +325,6 @@ def _pixels(region: Region) -> int:
     return height * width
 
 
-def _band_bytes(item: tuple[Work, int]) -> int:
+def _band_pixels(item: tuple[Work, int]) -> int:
     work, band = item
-    return work.band_bytes(band)
+    return work.band_pixels(band)

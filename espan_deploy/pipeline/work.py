@@ -80,7 +80,7 @@ class Work:
     ) -> None:
         self.job, self.report, self.picture, self.lanes = job, report, picture, lanes
         self.rows, self.scale, self.held_bytes = rows, scale, held_bytes
-        self.infer_seconds = self.encode_seconds = 0.0
+        self.infer_seconds = self.encode_seconds = self.publish_seconds = 0.0
         self.redone_fp32 = 0
         self.failed = False
         self._lock = threading.Lock()  # held for moments: inference threads wait for it
@@ -105,7 +105,11 @@ class Work:
         report.tiles = sum(len(row) for row in self.rows)
         report.redone_fp32 = self.redone_fp32
         report.notes = list(self.picture.notes)
-        report.stage_ms |= {"infer": self.infer_seconds * 1e3, "encode": self.encode_seconds * 1e3}
+        report.stage_ms |= {
+            "infer": self.infer_seconds * 1e3,
+            "encode": self.encode_seconds * 1e3,
+            "publish": self.publish_seconds * 1e3,
+        }
 
     def room_for(self, region: Region) -> Pixels | None:
         """Where a tile's kept result belongs, (h, w, 3) of its band; None where it is the whole band by itself."""
@@ -121,9 +125,9 @@ class Work:
         assert band.pixels is not None
         return band.pixels[:, columns.start * self.scale : columns.stop * self.scale]
 
-    def band_bytes(self, index: int) -> int:
-        """What a band's pixels take."""
-        return kept_height(self.rows[index]) * self.picture.width * self.scale**2 * 3 * self.picture.color.itemsize
+    def band_pixels(self, index: int) -> int:
+        """Of the picture, that a band is made of."""
+        return kept_height(self.rows[index]) * self.picture.width
 
     def _band(self, index: int) -> Band:
         if index not in self._bands:
@@ -205,7 +209,7 @@ class Work:
         """Deliver the complete result; its size in bytes."""
         start = time.perf_counter()
         size = self.job.output.publish()
-        self.encode_seconds += time.perf_counter() - start
+        self.publish_seconds += time.perf_counter() - start
         return size
 
     def discard(self) -> None:

@@ -12,8 +12,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, numpy_helper
 
+from espan_deploy.backends.model import INT8
 from espan_deploy.description import METADATA_KEY, description_from_metadata
 from espan_deploy.errors import ExportError
+from espan_deploy.graph.quantised import DEQUANTISE, QUANTISE
 from espan_deploy.precision.bytes_in import rescale_byte_fed_convolutions
 from espan_deploy.precision.layers import layers_of, name_nodes, nodes_to_keep
 from espan_deploy.precision.sums import kin_of_sums
@@ -56,7 +58,7 @@ class WeightLoss:
 class HalfResult:
     """An FP16 graph and what became of it.
 
-    model: strongly typed; its description says precision "fp16".
+    model: strongly typed; its description says precision "fp16", or "int8" as before.
     half_nodes: how many nodes compute in FP16.
     fp32_nodes: node -> why it still computes in FP32.
     weights: the constants that lose something: overflow, underflow.
@@ -81,7 +83,7 @@ def to_half(model: onnx.ModelProto, *, keep_fp32: Iterable[str] = ()) -> HalfRes
 
     Inputs and outputs keep their types: casts stand at the ends where those are float32. What does not depend on
     the image (sizes computed in floating point) stays FP32, as do FP32_OPS and what belongs to them (see ``sums``),
-    operators that know no FP16, and layers whose constants overflow.
+    operators that know no FP16, and layers whose constants overflow. What a graph in INT8 has in codes stays in codes.
 
     keep_fp32: names or patterns of layers or nodes (see ``layers``) to keep in FP32, with casts around them.
     Raises ExportError for an unknown name, or a graph whose types cannot be inferred.
@@ -246,7 +248,8 @@ class _Conversion:
     def _reason_for_full(self, node: onnx.NodeProto, allowed: list[bool] | None) -> str:
         """Why a node must compute in FP32, or "" where it need not."""
         reasons = {
-            "its result depends on the image's size alone": self.on_image.isdisjoint(node.output),
+            "its result depends on the image's size alone": self.on_image.isdisjoint(node.output)
+            and node.op_type != DEQUANTISE,
             "kept on request": node.name in self.kept,
             FP32_OPS.get(node.op_type, ""): node.op_type in FP32_OPS,
             self.kin_of_sums.get(node.name, ""): node.name in self.kin_of_sums,
@@ -257,7 +260,8 @@ class _Conversion:
                 for name, half in zip(node.input, allowed, strict=True)
             ),
         }
-        return next((reason for reason, holds in reasons.items() if holds), "") or self._overflow(node)
+        found = next((reason for reason, holds in reasons.items() if holds), "")
+        return found or self._overflow(node) or self._small_scale(node)
 
     def _overflow(self, node: onnx.NodeProto) -> str:
         """Which of a node's constants overflow, or ""."""
@@ -267,6 +271,13 @@ class _Conversion:
                 if loss.overflowed:
                     self.losses.append(loss)
                     return f"{loss.overflowed} of {loss.values} values of {name} overflow FP16"
+        return ""
+
+    def _small_scale(self, node: onnx.NodeProto) -> str:
+        """Which scale of codes FP16 would round too far, or ""."""
+        scale = node.input[1] if node.op_type in (QUANTISE, DEQUANTISE) else ""
+        if scale in self.constants and np.abs(numpy_helper.to_array(self.constants[scale])).min() < HALF_TINY:
+            return f"{scale} is too small for FP16"
         return ""
 
     def _read(self, name: str, half: bool) -> str:
@@ -340,7 +351,8 @@ def _update_description(model: onnx.ModelProto) -> None:
     description = description_from_metadata({entry.key: entry.value for entry in model.metadata_props})
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY and description is not None:
-            entry.value = replace(description, precision="fp16").to_metadata()[METADATA_KEY]
+            precision = description.precision if description.precision == INT8 else "fp16"
+            entry.value = replace(description, precision=precision).to_metadata()[METADATA_KEY]
 
 
 def _check(model: onnx.ModelProto) -> None:

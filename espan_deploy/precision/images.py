@@ -37,17 +37,18 @@ class VerifyImage:
     stress: bool = False
 
 
-def generated_images(scale: int) -> list[VerifyImage]:
+def generated_images(scale: int, *, variant: int = 0) -> list[VerifyImage]:
     """Seven images, most with their truths, the same ones every time.
 
     Ramps, edges, strokes, gratings, noise, leaves, extremes.
 
     The truths are made first and reduced by Pillow's antialiased bicubic filter.
+    variant: another seven of the same kinds, for who must not look at those that are judged by.
     """
     rows, columns = LOW_SHAPE[0] * scale, LOW_SHAPE[1] * scale
     images = []
     for seed, (name, make) in enumerate(_KINDS.items()):
-        values = make(np.random.default_rng(seed), rows, columns)
+        values = make(np.random.default_rng(seed + variant * len(_KINDS)), rows, columns)
         high = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
         low = Image.fromarray(high).resize(LOW_SHAPE[::-1], Image.Resampling.BICUBIC)
         # Nobody can see how far a ramp is from its truth: at 50 dB and more, rounding is what is measured.

@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from espan_deploy.errors import BackendUnavailableError, EspanDeployError, InputError
+from espan_deploy.pipeline.choice import Fitting
 from espan_deploy.serve.desk import (
     BusyError,
     Limits,
@@ -65,10 +66,13 @@ PAGE_HEADERS = {
 }
 
 
-def application(model: Path, settings: ServiceSettings, limits: Limits, *, token: str | None = None) -> Starlette:
-    """The service as an ASGI application; the engine is opened when it starts, and closed when it stops.
+def application(
+    model: Path | None, settings: ServiceSettings, limits: Limits, *, token: str | None = None
+) -> Starlette:
+    """The service as an ASGI application; engines are opened as it starts or as they are needed, closed as it stops.
 
-    token: that requests to /v1 must bear; None for all who reach it.
+    model: for all pictures; None for that of the package's which fits each. token: that requests to /v1 must bear; None
+    for all who reach it.
     """
     metrics = Metrics()
     service = Service(model, settings, limits, metrics)
@@ -107,9 +111,9 @@ class Api:
     async def _answered(self, request: Request) -> Response:
         try:
             self._authorise(request)
-            name, quality = wanted_format(request), wanted_quality(request)
+            name, quality, model = wanted_format(request), wanted_quality(request), self._wanted_model(request)
             data = await self._body(request)
-            ticket = await run_in_threadpool(self.service.desk.ticket, data, format_name=name, quality=quality)
+            ticket = await run_in_threadpool(self.service.ticket, data, format_name=name, quality=quality, model=model)
             self.service.submit(ticket)
             return picture(await self._result(request, ticket))
         except ClientDisconnect:
@@ -125,6 +129,11 @@ class Api:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             raise HTTPException(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+
+    def _wanted_model(self, request: Request) -> Fitting | None:
+        """By ?model=. Raises InputError."""
+        named = request.query_params.get("model")
+        return None if named is None else self.service.model_named(named)
 
     async def _body(self, request: Request) -> bytes:
         """All of it, in time and within the limit."""
@@ -161,7 +170,7 @@ class Api:
             result.cancel()
 
     async def model(self, request: Request) -> Response:
-        """What model and engine are at work, and the limits."""
+        """What models and engines are at work, and the limits."""
         self._authorise(request)
         return json_response(self.service.describe())
 
@@ -213,13 +222,20 @@ def wanted_quality(request: Request) -> int | None:
 
 
 def picture(result: Result) -> Response:
-    """A result as an answer; how long the stages took is in Server-Timing."""
+    """A result as an answer; how long the stages took is in Server-Timing, which model they had in X-Model."""
     times = result.report.stage_ms
     timing = ", ".join(f"{stage};dur={times[stage]:.1f}" for stage in ("decode", "infer", "encode") if stage in times)
     headers = {"Server-Timing": timing}
+    if result.report.model:
+        headers |= {"X-Model": result.report.model, "X-Model-Because": in_header(result.report.model_because)}
     if result.report.notes:
-        headers["X-Notes"] = "; ".join(result.report.notes).encode("ascii", "replace").decode()
+        headers["X-Notes"] = in_header("; ".join(result.report.notes))
     return Response(result.data, media_type=MEDIA_TYPES[result.format.name], headers=headers)
+
+
+def in_header(text: str) -> str:
+    """What a header can hold of it."""
+    return text.encode("ascii", "replace").decode()
 
 
 def failure(exc: EspanDeployError) -> Response:

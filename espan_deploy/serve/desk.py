@@ -12,7 +12,7 @@ from espan_deploy.errors import EspanDeployError, InputError
 from espan_deploy.pipeline.decode import read_size
 from espan_deploy.pipeline.encode import FORMATS, EncodeSettings, Format
 from espan_deploy.pipeline.encoded import FileInput, FileOutput, FileSettings
-from espan_deploy.pipeline.jobs import Job
+from espan_deploy.pipeline.jobs import Job, Taken
 from espan_deploy.pipeline.names import SAME_FORMAT
 from espan_deploy.pipeline.report import FileReport
 from espan_deploy.stores import Entry
@@ -70,18 +70,19 @@ class Result:
 
 @dataclass(eq=False)
 class Ticket:
-    """One request. expires: by the desk's clock. future: its result, or what made it fail."""
+    """One request. expires: by the desk's clock. future: its result, or what made it fail. model: as of a job."""
 
     data: bytes
     format: Format
     encode: EncodeSettings
     expires: float
+    model: Callable[[], Taken] | None = None
     future: Future[Result] = field(default_factory=Future)
     withdrawn: bool = False
 
     def job(self, number: int) -> Job:
         """For the stages."""
-        return Job(number, TicketInput(self), TicketOutput(self))
+        return Job(number, TicketInput(self), TicketOutput(self), self.model)
 
 
 class TicketInput(FileInput):

@@ -46,6 +46,9 @@ class Metrics:
         self.batches = Histogram(
             "espan_batch_images", "Images and tiles in one engine call.", registry=self.registry, buckets=BATCHES
         )
+        self.models = Counter(
+            "espan_pictures", "Pictures by the model taken, where there are several.", ["model"], registry=self.registry
+        )
         self.at_work = Gauge("espan_requests_in_progress", "Requests without an answer.", registry=self.registry)
         self.queue = Gauge("espan_queue_length", "Requests that wait for the stages.", registry=self.registry)
 
@@ -62,6 +65,8 @@ class Metrics:
         if failure is None:
             for stage in ("decode", "infer", "encode"):
                 self.stages.labels(stage).observe(report.stage_ms[stage] / 1e3)
+            if report.model:
+                self.models.labels(report.model).inc()
 
     @contextmanager
     def request(self) -> Iterator[Outcome]:

@@ -58,34 +58,45 @@ class LeftOut:
     broken: list[tuple[str, str]] = field(default_factory=list)
 
 
-class Source(Protocol):
-    """Files to read.
+class Reader(Protocol):
+    """Files to read, of which somebody else has the list. transfers: how many it pays to read at once."""
 
-    location: as printed. total: how many there are, None where only listing them all would tell.
-    transfers: how many files it pays to read at once. left_out: as of the last listing.
+    @property
+    def transfers(self) -> int: ...  # noqa: D102
+
+    def read(self, entry: Entry) -> bytes:
+        """All bytes of a file, of the version listed. From any thread. Raises InputError or OSError."""
+        ...
+
+
+class Source(Reader, Protocol):
+    """Files to list and to read.
+
+    location: as printed. base: where another process opens a :class:`Reader` of the files listed.
+    total: how many there are, None where only listing them all would tell. left_out: as of the last listing.
     """
 
     @property
     def location(self) -> str: ...  # noqa: D102
 
     @property
+    def base(self) -> str: ...  # noqa: D102
+
+    @property
     def total(self) -> int | None: ...  # noqa: D102
 
     @property
-    def transfers(self) -> int: ...  # noqa: D102
-
-    @property
     def left_out(self) -> LeftOut: ...  # noqa: D102
+
+    def size(self, entry: Entry) -> int:
+        """A file's bytes, as listed or as the file system says, 0 where it does not: nothing is read for it."""
+        ...
 
     def entries(self) -> Iterator[Entry]:
         """The files, in the order of their names' code points, one after another: they may be millions.
 
         Raises InputError where listing fails.
         """
-        ...
-
-    def read(self, entry: Entry) -> bytes:
-        """All bytes of a file, of the version listed. From any thread. Raises InputError or OSError."""
         ...
 
 
@@ -135,12 +146,16 @@ class Part(Protocol):
 class Destination(Protocol):
     """Where results go. Use as a context manager; its methods may then be called from any thread.
 
-    location: as printed. transfers: how many results it pays to look up or publish at once.
+    location: as printed. base: where another process opens it.
+    transfers: how many results it pays to look up or publish at once.
     Entering raises InputError where it cannot be written to.
     """
 
     @property
     def location(self) -> str: ...  # noqa: D102
+
+    @property
+    def base(self) -> str: ...  # noqa: D102
 
     @property
     def transfers(self) -> int: ...  # noqa: D102
@@ -158,11 +173,25 @@ class Destination(Protocol):
         ...
 
 
-def open_stores(source: str | Path, destination: str | Path, endings: Endings) -> tuple[Source, Destination]:
+@dataclass(frozen=True)
+class Writer:
+    """One of several processes that write to a destination at once, each to results of its own.
+
+    name: letters, digits and hyphens, of no other of them. host: the name of one that is writing already, which must
+    be seen from here; "" for none.
+    """
+
+    name: str
+    host: str = ""
+
+
+def open_stores(
+    source: str | Path, destination: str | Path, endings: Endings, writer: Writer | None = None
+) -> tuple[Source, Destination]:
     """Both ends of a run: folders, or buckets as URLs (s3://, gs://, az://).
 
-    Raises InputError where there is no such source, or results would become inputs; BackendUnavailableError for a
-    bucket without what reaches it.
+    writer: None where this run is the only one. Raises InputError where there is no such source, or results would
+    become inputs; BackendUnavailableError for a bucket without what reaches it.
     """
     from espan_deploy.stores import bucket, folder
 
@@ -171,16 +200,28 @@ def open_stores(source: str | Path, destination: str | Path, endings: Endings) -
         found = bucket.BucketSource(str(source), endings)
     else:
         found = folder.FolderSource(Path(source), endings)
-    output: bucket.BucketDestination | folder.FolderDestination
-    if is_url(destination):
-        output = bucket.BucketDestination(str(destination))
-    else:
-        output = folder.FolderDestination(Path(destination))
+    output = open_destination(destination, writer)
     if isinstance(found, folder.FolderSource) and isinstance(output, folder.FolderDestination):
         folder.check_apart(found, output)
     if isinstance(found, bucket.BucketSource) and isinstance(output, bucket.BucketDestination):
         bucket.check_apart(found, output)
     return found, output
+
+
+def open_reader(base: str) -> Reader:
+    """The files of a source that was opened elsewhere. Raises as :func:`open_stores`."""
+    from espan_deploy.stores import bucket, folder
+
+    return bucket.BucketReader(base) if is_url(base) else folder.FolderReader(Path(base))
+
+
+def open_destination(location: str | Path, writer: Writer | None = None) -> Destination:
+    """Where results go. Raises as :func:`open_stores`."""
+    from espan_deploy.stores import bucket, folder
+
+    if is_url(location):
+        return bucket.BucketDestination(str(location))
+    return folder.FolderDestination(Path(location), writer)
 
 
 def is_url(location: str | Path) -> bool:

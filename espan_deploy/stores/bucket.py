@@ -109,23 +109,48 @@ def open_bucket(url: str, *, patient: bool = True) -> ObjectStore:
         raise InputError(f"cannot use {url}: {_first_line(exc)}", hint=_credentials_hint(url)) from exc
 
 
-class BucketSource:
+class BucketReader:
+    """The objects under a location."""
+
+    transfers = TRANSFERS
+
+    def __init__(self, url: str) -> None:
+        self.base = url
+        self._store = open_bucket(url)
+
+    def read(self, entry: Entry) -> bytes:
+        """The object's bytes, of the version that was listed."""
+        import obstore
+
+        with translated(entry.name, "cannot read"):
+            try:
+                response = obstore.get(self._store, entry.name)
+            except FileNotFoundError as exc:
+                raise InputError("the object is gone since it was listed") from exc
+            check_size(response.meta["size"])
+            version = _version(response.meta["e_tag"])
+            if entry.version and version != entry.version:
+                raise InputError("the object was replaced since it was listed", hint="run the same command again")
+            return bytes(response.bytes())
+
+
+class BucketSource(BucketReader):
     """The objects under a location, or the one object named. Listed page by page; versions are told by ETags."""
 
     total = None
-    transfers = TRANSFERS
 
     def __init__(self, url: str, endings: Endings) -> None:
+        super().__init__(url)
         self.location, self.left_out = url, LeftOut()
         self._endings = endings
         self._prefix = ""
-        self._store = open_bucket(url)
         self._require_listing()
         name = urlsplit(url).path.rpartition("/")[2]
         if _ending(name) in endings:
-            root = open_bucket(url.removesuffix(name).rstrip("/"))
+            base = url.removesuffix(name).rstrip("/")
+            root = open_bucket(base)
             if _head(root, name, url) is not None:
-                self._store, self._prefix = root, name
+                self._store, self._prefix, self.base = root, name, base
 
     def _require_listing(self) -> None:
         """Ask once, impatiently, so that what is wrong is said at once. Raises InputError."""
@@ -133,6 +158,10 @@ class BucketSource:
 
         with translated(self.location, "cannot list"):
             next(iter(obstore.list(open_bucket(self.location, patient=False), chunk_size=1)), None)
+
+    def size(self, entry: Entry) -> int:
+        """As listed."""
+        return entry.size or 0
 
     def entries(self) -> Iterator[Entry]:
         """The objects, in the order of their keys."""
@@ -162,21 +191,6 @@ class BucketSource:
                     else:
                         self.left_out.ignored[ending] += 1
 
-    def read(self, entry: Entry) -> bytes:
-        """The object's bytes, of the version that was listed."""
-        import obstore
-
-        with translated(entry.name, "cannot read"):
-            try:
-                response = obstore.get(self._store, entry.name)
-            except FileNotFoundError as exc:
-                raise InputError("the object is gone since it was listed") from exc
-            check_size(response.meta["size"])
-            version = _version(response.meta["e_tag"])
-            if entry.version and version != entry.version:
-                raise InputError("the object was replaced since it was listed", hint="run the same command again")
-            return bytes(response.bytes())
-
 
 class BucketDestination:
     """Objects under a location. Entering writes and removes a small one, to see that it can."""
@@ -184,7 +198,7 @@ class BucketDestination:
     transfers = TRANSFERS
 
     def __init__(self, url: str) -> None:
-        self.location = url
+        self.location = self.base = url
         self.store = open_bucket(url)
 
     def __enter__(self) -> BucketDestination:

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 from espan_deploy.errors import InputError
 from espan_deploy.files import display
-from espan_deploy.stores import HIDDEN_PREFIX, Endings, Entry, LeftOut, MadeFrom, State, check_size
+from espan_deploy.stores import HIDDEN_PREFIX, Endings, Entry, LeftOut, MadeFrom, State, Writer, check_size
 from espan_deploy.stores.manifest import Manifest, Record
 
 PART_SUFFIX = ".part"
@@ -24,18 +24,29 @@ SYNC_BYTES = 32 << 20
 """Of a file that is written bit by bit, after which they are put on disk."""
 
 
-class FolderSource:
+class FolderReader:
+    """The files under a folder."""
+
+    transfers = 1
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, entry: Entry) -> bytes:
+        """As :func:`read_file`."""
+        return read_file(self.root / entry.name)
+
+
+class FolderSource(FolderReader):
     """The files under a folder, recursively, or the one file named. Listed when made, so that ``total`` is known.
 
     Linked folders are followed once. Raises InputError where there is no such path, or the one file ends otherwise.
     """
 
-    transfers = 1
-
     def __init__(self, path: Path, endings: Endings) -> None:
         self.path, self.location, self.left_out = path, display(path), LeftOut()
+        super().__init__(path if path.is_dir() else path.parent)
         if path.is_dir():
-            self.root = path
             self._names = sorted(self._walk(endings))
         elif path.exists():
             if path.suffix.lower() not in endings:
@@ -43,22 +54,30 @@ class FolderSource:
                     f"{self.location} has none of the endings {', '.join(sorted(endings))}",
                     hint="name a folder of images, or one image",
                 )
-            self.root, self._names = path.parent, [path.name]
+            self._names = [path.name]
         else:
             raise InputError(f"there is no {self.location}", hint="name a folder of images, or one image")
+
+    @property
+    def base(self) -> str:
+        """The folder's whole path."""
+        return str(self.root.absolute())
 
     @property
     def total(self) -> int:
         """How many files there are."""
         return len(self._names)
 
+    def size(self, entry: Entry) -> int:
+        """As the file system says."""
+        try:
+            return (self.root / entry.name).stat().st_size
+        except OSError:
+            return 0
+
     def entries(self) -> Iterator[Entry]:
         """The files, sorted by name."""
         return map(Entry, self._names)
-
-    def read(self, entry: Entry) -> bytes:
-        """As :func:`read_file`."""
-        return read_file(self.root / entry.name)
 
     def _walk(self, endings: Endings) -> Iterator[str]:
         seen: set[tuple[int, int]] = set()
@@ -110,20 +129,20 @@ def read_file(path: Path) -> bytes:
 class FolderDestination:
     """A folder that results are renamed into, once they are on disk; its manifest holds the promise.
 
-    Entering makes the folder, and raises InputError where that fails or another run is writing to it.
+    writer: which of several that write to it at once, None where no other does. Entering makes the folder, and raises
+    InputError where that fails, or another run is writing to it that does not know of several.
     """
 
     transfers = 1
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.location = folder, display(folder)
+    def __init__(self, folder: Path, writer: Writer | None = None) -> None:
+        self.folder, self.location, self.base = folder, display(folder), str(folder.absolute())
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{self.location} is not a folder", hint="name an output folder")
-        self._manifest = Manifest(folder)
+        self._manifest = Manifest(folder, writer, while_alone=self._remove_parts)
 
     def __enter__(self) -> FolderDestination:
         self._manifest.__enter__()
-        self._remove_parts()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,7 +178,7 @@ class FolderDestination:
         self._manifest.add(record)
 
     def _remove_parts(self) -> None:
-        """Remove what a killed run left half-written. The lock is ours, so nobody is writing them."""
+        """Remove what killed runs left half-written; while nobody is writing any."""
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 if name.startswith(HIDDEN_PREFIX) and name.endswith(PART_SUFFIX):
@@ -187,7 +206,7 @@ class FolderPart:
             self._synced = self.file.tell()
 
     def publish(self, made_from: MadeFrom, sha256: str | None, *, replace: bool = True) -> int:
-        """Sync, record, rename. The folder is this run's alone."""
+        """Sync, record, rename. Nobody else has results of this name."""
         del replace
         assert self._part is not None
         self.file.flush()

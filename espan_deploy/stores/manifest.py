@@ -2,6 +2,9 @@
 
 One line of JSON per output, appended before the output gets its name. So a run that was killed leaves either no
 output and perhaps a line, or an output and its line; both are told from the contents alone, never from clocks.
+
+Where several processes write to a folder, each appends to a file of its own and reads those of the others. The
+last of them puts them together; or, where all were killed, whoever comes next.
 """
 
 from __future__ import annotations
@@ -12,15 +15,25 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 
 from espan_deploy.errors import InputError
-from espan_deploy.stores import HIDDEN_PREFIX
+from espan_deploy.stores import HIDDEN_PREFIX, Writer
 
 NAME = f"{HIDDEN_PREFIX}.jsonl"
+"""The record of all earlier runs, and the lock: exclusive for a run alone, shared among several writers."""
+
+WRITERS = f"{HIDDEN_PREFIX}-*.jsonl"
+"""The records of several writers."""
+
+PATIENCE_SECONDS = 30.0
+"""For another writer that holds the folder alone while it starts, and looks for what killed runs left."""
+
+PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -34,48 +47,121 @@ class Record:
 
 
 class Manifest:
-    """The record of one output folder, held by one run at a time. Use as a context manager.
+    """The record of one output folder. Use as a context manager.
 
-    Raises InputError where the folder cannot be written or another run holds it.
+    writer: which of several that hold it together; None for a run that holds it alone.
+    while_alone: called on entering, where and while no other process holds the folder.
+    Raises InputError where the folder cannot be written, or others hold it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, writer: Writer | None = None, *, while_alone: Callable[[], None] = lambda: None
+    ) -> None:
+        self.folder, self.writer = folder, writer
+        self._while_alone = while_alone
         self._file: FileIO | None = None
+        self._lock_file: FileIO | None = None
         self._torn = False
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._written = self._synced = self._lost = 0
         self._failure: OSError | None = None
         self._records: dict[tuple[str, str], Record] = {}
+        self._read: dict[Path, int] = {}
 
     def __enter__(self) -> Manifest:
-        path = self.folder / NAME
+        host = self.writer.host if self.writer is not None else ""
+        if host and not self._path(host).exists():
+            raise InputError(
+                f"{self.folder} is not the folder that the run writes to: its other writers are not seen here",
+                hint="name a folder that all machines share, or a bucket",
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
+            self._lock_file = self._file = (self.folder / NAME).open("a+b", buffering=0)
+            self._take_lock(self._lock_file)
+            if self.writer is not None:
+                self._file = self._path(self.writer.name).open("a+b", buffering=0)
+                if _locked(self._file) is False:
+                    raise self._held()
         except OSError as exc:
+            self._close()
             raise InputError(
                 f"cannot write to {self.folder}: {exc.strerror or exc}", hint="name a folder you may write to"
             ) from exc
-        if not _lock(self._file):
-            self._file.close()
-            raise InputError(
-                f"another run is writing to {self.folder}", hint="wait for it, or name another output folder"
-            )
-        self._file.seek(0)
-        data = self._file.readall()
-        for record in _parse(data):
-            self._remember(record)
-        self._torn = bool(data) and not data.endswith(b"\n")
+        except InputError:
+            self._close()
+            raise
+        self._read_all()
+        size = self._file.seek(0, os.SEEK_END)
+        if size:
+            self._file.seek(size - 1)
+            self._torn = self._file.read(1) != b"\n"
         return self
 
+    def _path(self, writer: str) -> Path:
+        return self.folder / f"{HIDDEN_PREFIX}-{writer}.jsonl"
+
+    def _held(self) -> InputError:
+        return InputError(f"another run is writing to {self.folder}", hint="wait for it, or name another output folder")
+
+    def _take_lock(self, file: FileIO) -> None:
+        """Alone, if only for a moment; several writers then share it. Raises InputError where others hold it."""
+        alone = _locked(file)
+        if alone:
+            self._put_together(file)
+        if alone or (alone is None and self.writer is None):
+            self._while_alone()
+        if self.writer is None:
+            if alone is False:
+                raise self._held()
+            return
+        end = time.monotonic() + PATIENCE_SECONDS
+        while _locked(file, shared=True) is False:
+            if time.monotonic() > end:
+                raise self._held()
+            time.sleep(PAUSE_SECONDS)
+
+    def _put_together(self, file: FileIO) -> None:
+        """Take over what several writers recorded earlier."""
+        for path in sorted(self.folder.glob(WRITERS)):
+            data = b"\n" + path.read_bytes()
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+            path.unlink()
+
+    def _read_all(self) -> None:
+        """What was recorded since the last time, by anyone; lines that are being written wait."""
+        for path in (self.folder / NAME, *self.folder.glob(WRITERS)):
+            start = self._read.get(path, 0)
+            with contextlib.suppress(FileNotFoundError), path.open("rb", buffering=0) as file:
+                file.seek(start)
+                whole, newline, _ = file.readall().rpartition(b"\n")
+                self._read[path] = start + len(whole) + len(newline)
+                for record in _parse(whole):
+                    self._remember(record)
+
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        """The last of several writers leaves the folder as one would that was alone."""
+        if self.writer is not None and self._lock_file is not None and _locked(self._lock_file):
+            with contextlib.suppress(OSError):
+                self._put_together(self._lock_file)
+            self._while_alone()
+        self._close()
+
+    def _close(self) -> None:
+        for file in (self._file, self._lock_file):
+            if file is not None:
+                file.close()
 
     def find(self, output: str, output_sha256: str) -> Record | None:
-        """What is recorded of an output with these contents."""
-        return self._records.get((output, output_sha256))
+        """What is recorded of an output with these contents, by whichever writer. From any thread."""
+        found = self._records.get((output, output_sha256))
+        if found is None and self.writer is not None:
+            with self._writing:
+                self._read_all()
+                found = self._records.get((output, output_sha256))
+        return found
 
     def add(self, record: Record) -> None:
         """Record an output that is about to get its name; on disk when this returns. From any thread.
@@ -127,13 +213,17 @@ def _parse(data: bytes) -> Iterator[Record]:
             yield Record(**json.loads(line))
 
 
-def _lock(file: FileIO) -> bool:
+def _locked(file: FileIO, *, shared: bool = False) -> bool | None:
+    """Whether the lock was free and is now this process's; None where there are no locks.
+
+    Without them, runs at once redo each other's work, and lose nothing.
+    """
     if sys.platform == "win32":
-        return True  # the folder is not locked there: two runs at once redo each other's work, and lose nothing
+        return None
     import fcntl
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as exc:
-        return not isinstance(exc, BlockingIOError)  # a file system without locks
+        return False if isinstance(exc, BlockingIOError) else None
     return True

@@ -22,7 +22,7 @@ class Stored:
 class Memory:
     """Files by name, in ``files``. endings: None for all files."""
 
-    location = "memory"
+    location = base = "memory"
     transfers = 1
 
     def __init__(self, files: dict[str, bytes] | None = None, endings: Endings | None = None) -> None:
@@ -40,6 +40,10 @@ class Memory:
     def total(self) -> int:
         """How many files there are to list."""
         return sum(map(self._is_wanted, self.files))
+
+    def size(self, entry: Entry) -> int:
+        """As listed."""
+        return entry.size or 0
 
     def entries(self) -> Iterator[Entry]:
         """The files, sorted by name."""

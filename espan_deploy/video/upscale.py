@@ -19,15 +19,17 @@ from espan_deploy.backends.choice import Workload
 from espan_deploy.errors import BackendUnavailableError, EspanDeployError, InputError
 from espan_deploy.files import display
 from espan_deploy.machine import usable_cores
+from espan_deploy.pipeline.assignment import SAMPLED
 from espan_deploy.pipeline.decode import EXTENSIONS
 from espan_deploy.pipeline.decoded import PictureInput
 from espan_deploy.pipeline.encode import FORMATS
 from espan_deploy.pipeline.encoded import FileOutput, FileSettings, digest
 from espan_deploy.pipeline.jobs import Job, Taken
+from espan_deploy.pipeline.opened import FileModels, UpscaleSettings
 from espan_deploy.pipeline.origin import Origin
 from espan_deploy.pipeline.picture import Picture
 from espan_deploy.pipeline.report import FileReport, Report
-from espan_deploy.pipeline.upscale import SAMPLED, UpscaleSettings, Upscaling
+from espan_deploy.pipeline.upscale import Upscaling
 from espan_deploy.stores import Destination, Entry, MadeFrom, Source, State
 from espan_deploy.stores.folder import FolderDestination, FolderSource, sha256_of
 from espan_deploy.stores.memory import Memory
@@ -104,16 +106,16 @@ class FilmUpscaling(Upscaling):
         """The pictures; films are put aside until there are no more."""
         self._waiting = []
         for entry in super()._image_entries():
-            if is_film(entry.name):
-                self._waiting.append(entry)
-            else:
+            if not is_film(entry.name):
                 yield entry
+            elif self._is_ours(entry.name):
+                self._waiting.append(entry)
 
-    def _jobs(self, settings_sha256: str) -> Iterator[Job]:
-        yield from super()._jobs(settings_sha256)
-        model = None
-        if self._waiting and self._choose is not None:  # a film's own codec is a lossy one
-            taken, settings_sha256 = self._choose(Origin(True, "a film"))
+    def _jobs(self, opened: FileModels) -> Iterator[Job]:
+        yield from super()._jobs(opened)
+        model, settings_sha256 = None, opened.settings_sha256
+        if self._waiting and opened.choose is not None:  # a film's own codec is a lossy one
+            taken, settings_sha256 = opened.choose(Origin(True, "a film"))
             model = partial(_same, taken)
         while self._waiting and not self._stopped:
             entry = self._waiting.pop(0)
@@ -265,8 +267,7 @@ class FilmUpscaling(Upscaling):
         pictures = super()._workload()
         if self.films.preview or not isinstance(self.source, FolderSource):
             return pictures
-        names = (entry.name for entry in self.source.entries() if is_film(entry.name))
-        films = self._readable(islice(names, SAMPLED))
+        films = self._readable(islice(filter(is_film, self._names()), SAMPLED))
         loads = [Workload(self._frames(film) * film.height * film.width, film.height, film.width) for film in films]
         return max([*loads, *([pictures] if pictures else [])], key=lambda load: load.pixels, default=None)
 
@@ -283,7 +284,7 @@ class FilmUpscaling(Upscaling):
         """Pictures and frames; None where a film does not say how many it has, or listing has not ended."""
         if self.total is None:
             return None
-        pictures, names = super().expected, [entry.name for entry in self.source.entries() if is_film(entry.name)]
+        pictures, names = super().expected, list(filter(is_film, self._names()))
         frames = [1 if self.films.preview else self._frames(film) for film in self._readable(names)]
         return None if pictures is None or not all(frames) else pictures - len(names) + sum(frames)
 

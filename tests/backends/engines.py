@@ -63,8 +63,8 @@ class SpeedBackend:
     def PRECISIONS(self) -> tuple[str, ...]:  # noqa: N802
         return tuple(self.usable_precisions())
 
-    def usable_precisions(self) -> list[str]:
-        return [key for key in self.seconds if isinstance(key, str)]
+    def usable_precisions(self, model: Any = None) -> list[str]:
+        return [key for key in self.seconds if isinstance(key, str) and (model is None or model.has(key))]
 
     def open_runners(self, _model: Any, *, precision: str, threads: int | None, lanes: int) -> list[Runner]:
         del threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def absent(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 class TestBackends:
+    @pytest.mark.parametrize("package", ["onnxruntime", "openvino", "pillow", "tensorrt-rtx-cu13-bindings", "nobodys"])
+    def test_the_version_is_the_packages(self, package: str) -> None:
+        try:
+            expected = version(package)
+        except PackageNotFoundError:
+            expected = ""
+        assert backends.installed_version(package) == expected
+
     def test_auto_takes_the_first_that_can_run_and_says_what_it_passed_over(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from clocks import FakeClock
+from quantising import save_quantised
 from synthetic import save_synthetic
 
 from engines import SpeedBackend
@@ -114,20 +115,79 @@ class TestWhatIsTaken:
         assert machine.decide(job(20000), most=1).lanes == 1
 
 
+class TestInt8:
+    """Beside FP32 where a file of it lies there, and alone."""
+
+    @pytest.fixture
+    def both(self, model: ModelFile) -> ModelFile:
+        save_quantised(model.path.with_name("tiny_int8.onnx"), of=model.path)
+        return read_model(model.path)
+
+    @pytest.mark.parametrize(("int8", "expected"), [(0.004, "int8"), (0.012, "bf16")])
+    def test_is_taken_where_it_is_faster(self, both: ModelFile, int8: float, expected: str) -> None:
+        machine = Machine(both)
+        machine.first.seconds["int8"] = int8
+        assert taken(machine.decide(job(2000))) == ("measured", "first", expected)
+        assert taken(machine.decide(job(2000))) == ("known", "first", expected)
+
+    def test_a_precision_that_this_machine_is_slow_in_leaves_time_for_it(self, both: ModelFile) -> None:
+        """As bfloat16 where it is emulated."""
+        machine = Machine(both, bf16=0.1)
+        machine.first.seconds["int8"] = 0.01
+        assert taken(machine.decide(job(LEAST_CALLS))) == ("measured", "first", "int8")
+
+    def test_is_not_tried_where_there_is_no_file(self, model: ModelFile) -> None:
+        machine = Machine(model)
+        machine.first.seconds["int8"] = 0.001
+        assert {each.precision for each in machine.chooser().engines} == {"fp32", "bf16"}
+
+    @pytest.mark.parametrize(("off", "expected"), [(2, "int8"), (4, "bf16")])
+    def test_may_be_farther_off_than_another_precision_but_not_wrong(
+        self, both: ModelFile, off: int, expected: str
+    ) -> None:
+        machine = Machine(both)
+        machine.first.seconds["int8"] = 0.004
+        machine.first.off["int8"] = off
+        decision = machine.decide(job(2000))
+        assert decision.precision == expected
+        assert ("40 asked for" in decision.reason) == (expected == "bf16" or off == 2)
+
+    def test_another_int8_file_is_another_choice(self, both: ModelFile) -> None:
+        machine = Machine(both)
+        machine.first.seconds["int8"] = 0.004
+        machine.decide(job(2000))
+        save_quantised(both.path.with_name("tiny_int8.onnx"), of=both.path, title="Again")
+        machine.model = read_model(both.path)
+        assert machine.decide(job(2000)).basis == "measured"
+
+    def test_alone_the_fastest_engine_is_taken_that_agrees_with_the_first(self, both: ModelFile) -> None:
+        machine = Machine(read_model(both.path.with_name("tiny_int8.onnx")), other=1.0)
+        machine.first.seconds["int8"], machine.other.seconds["int8"] = 0.02, 0.01
+        assert taken(machine.decide(job(2000))) == ("measured", "other", "int8")
+        machine.other.off["int8"] = 9
+        assert taken(machine.decide(job(2000), now=NOW + MAX_AGE_S + 1)) == ("measured", "first", "int8")
+
+
 class TestChance:
     def test_a_moment_in_which_nothing_moved_leaves_no_verdict(self, model: ModelFile) -> None:
-        machine = Machine(model)
+        machine = Machine(model, other=0.01)
         machine.first.slow_calls["fp32", 1] = 20.0
-        decision = machine.decide(job(2000))
+        decision = machine.chooser(precision="fp32").decide(job(2000), 2)
         assert taken(decision) == ("guess", "first", "fp32")
         assert "no time to compare" in decision.reason
         machine.first.slow_calls.clear()
+        assert taken(machine.chooser(precision="fp32").decide(job(2000), 2)) == ("measured", "other", "fp32")
+
+    def test_two_precisions_of_one_engine_are_compared_in_any_case(self, model: ModelFile) -> None:
+        machine = Machine(model)
+        machine.first.slow_calls["fp32", 1] = 20.0
         assert taken(machine.decide(job(2000))) == ("measured", "first", "bf16")
 
-    def test_one_slow_call_decides_nothing(self, model: ModelFile) -> None:
-        machine = Machine(model, bf16=0.034)
-        machine.first.slow_calls["fp32", 2] = 0.2
-        assert taken(machine.decide(job(2000))) == ("measured", "first", "fp32")
+    @pytest.mark.parametrize(("slow", "bf16", "expected"), [("fp32", 0.034, "fp32"), ("bf16", 0.01, "bf16")])
+    def test_one_slow_call_decides_nothing(self, model: ModelFile, slow: str, bf16: float, expected: str) -> None:
+        machine = Machine(model, bf16=bf16)
+        machine.first.slow_calls[slow, 2] = 0.2
+        assert taken(machine.decide(job(2000))) == ("measured", "first", expected)
 
 
 class TestCost:
@@ -167,7 +227,7 @@ class TestCost:
     def test_what_is_slower_by_far_takes_no_turns(self, model: ModelFile) -> None:
         machine = Machine(model, bf16=0.06, other=0.022)
         machine.decide(job(2000))
-        assert machine.first.log.count("bf16x1") == 2
+        assert machine.first.log.count("bf16x1") == 3, "on either probe, and once more for what was chance"
         assert machine.first.log.count("fp32x1") > 2
 
     def test_contenders_take_turns(self, model: ModelFile) -> None:

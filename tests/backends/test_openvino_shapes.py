@@ -72,6 +72,18 @@ def use_up_first_shapes(compiled: CompiledModel) -> None:
         compiled.network("uint8", (1, 8, 8 + side, 3))
 
 
+def test_what_was_prepared_is_compiled_and_taken(compiled: CompiledModel) -> None:
+    image = np.random.default_rng(4).integers(0, 256, (1, 24, 32, 3), dtype=np.uint8)
+    runner = OpenVinoRunner(compiled, "whatever")
+    runner.prepare(image.shape)
+    network = compiled.network("uint8", image.shape)
+    made = network.compiled
+    expected = runner.infer(image)
+    assert compiled.network("uint8", image.shape) is network
+    assert network.compiled is made
+    assert np.array_equal(runner.infer(image), expected)
+
+
 def test_only_the_first_shapes_get_networks_at_once(compiled: CompiledModel) -> None:
     networks = [compiled.network("uint8", (1, 16, width, 3)) for width in range(16, 64)]
     assert len({id(network) for network in networks}) == openvino_shapes.FIRST_SHAPES + 1

@@ -107,7 +107,7 @@ class TestMeasure:
         image = made_up_photograph(16, 1)
         assert psnr_db(image, image) == precisions.SAME_DB
         assert psnr_db(image, image ^ 1) == pytest.approx(10 * np.log10(255**2))
-        assert nearness([image, None], [image, image]).psnr_db == {PHOTOGRAPH: precisions.SAME_DB, PAGE: 0.0}
+        assert nearness([image, None], [image, image], "bf16").psnr_db == {PHOTOGRAPH: precisions.SAME_DB, PAGE: 0.0}
 
 
 @pytest.mark.parametrize("make", PROBES.values(), ids=PROBES)

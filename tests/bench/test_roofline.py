@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from clocks import FakeClock
+from quantising import save_quantised
 from synthetic import save_synthetic
 
+from espan_deploy import backends
 from espan_deploy.backends.model import ModelFile, read_model
 from espan_deploy.bench.contenders import Model
 from espan_deploy.bench.costs import Costs, Layer, graph_costs, starved_layer
@@ -119,6 +122,21 @@ def test_costs_of_a_small_graph(tmp_path: Path) -> None:
     assert counted.receptive_field == 5
     # What the second convolution writes and what the pixel shuffle makes of it are alive together.
     assert counted.peak_activation_bytes == 4 * 2 * 48 * 200
+
+
+def test_costs_of_codes_are_those_of_the_network_they_stand_for(tmp_path: Path) -> None:
+    plain = graph_costs(read_model(save_synthetic(tmp_path / "tiny.onnx")), 10, 20)
+    codes = graph_costs(read_model(save_quantised(tmp_path / "tiny_int8.onnx")), 10, 20)
+    assert [replace(layer, name="", names=()) for layer in codes.layers] == [
+        replace(layer, name="", names=()) for layer in plain.layers
+    ]
+    assert codes.peak_activation_bytes == plain.peak_activation_bytes
+
+
+def test_the_peak_in_int8_is_probed_in_int8() -> None:
+    pytest.importorskip("openvino")
+    peaks = probe_cpu("this", [(backends.get("openvino"), "int8")], threads=1, seconds=0.01)
+    assert peaks.gflops["int8"] > 0
 
 
 def test_a_window_larger_than_the_image_is_found(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_every_layer_is_told_what_it_took() -> None:
     steps = [
         Step(("f_nchwc", "f"), "Conv", 3.0),
         Step(("s",), "Sigmoid", 0.25),
-        Step(("output",), "FusedConv", 4.0),  # with the pixel shuffle that alone reads it
+        Step(("output",), "FusedConv", 4.0, "u8"),  # with the pixel shuffle that alone reads it
         Step((), "Reorder", 0.5),
         Step(("s",), "Sigmoid", 0.125),
     ]
@@ -90,6 +90,7 @@ def test_every_layer_is_told_what_it_took() -> None:
     document = suite(clock, [told, silent], settings={"layers": True}).run()
     first, second = (result["limit"] for result in document["results"])
     assert [layer["took_ms"] for layer in first["layers"]] == [3.0, 4.0]
+    assert [layer["computed_in"] for layer in first["layers"]] == ["", "u8"]
     assert first["profile"] == {"ms": 7.875, "between_ms": {"Reorder": 0.5, "Sigmoid": 0.375}}
     assert [layer["took_ms"] for layer in second["layers"]] == [None, None]
     assert second["profile"] is None

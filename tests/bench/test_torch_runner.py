@@ -58,7 +58,7 @@ def test_a_network_runs_as_trained_and_folded(tmp_path: Path) -> None:
     from espan_deploy.networks import Network
 
     file = read_model(save_synthetic(tmp_path / "tiny.onnx"))
-    network = Network(graph_module(file), 4, "training", 1.0, None, "tiny")
+    network = Network(graph_module(file), 4, "training", 1.0, None, "tiny", "tiny")
     trained, folded = open_contenders([Model("Tiny", file, network)], [], threads=2, against_torch=True)
     assert (trained.form, folded.form) == ("as trained", "folded")
     images = np.random.default_rng(3).integers(0, 256, (1, 11, 14, 3), dtype=np.uint8)

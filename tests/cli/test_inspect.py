@@ -64,6 +64,14 @@ def test_the_networks_that_are_known() -> None:
     assert "mbga" in inspect("--networks").stdout
 
 
+def test_the_networks_are_grouped_as_their_files_are() -> None:
+    rows = json.loads(inspect("--networks", "--json").stdout)["networks"]
+    folders = {entry.name: entry.module.split(".")[-2] for entry in NETWORKS}
+    assert {row["name"]: row["folder"] for row in rows} == folders
+    said = [line for line in inspect("--networks").stdout.splitlines() if "(networks/" in line]
+    assert [line.rsplit("/", 1)[1].rstrip(")") for line in said] == list(dict.fromkeys(folders.values()))
+
+
 @pytest.mark.parametrize("arguments", [[], ["file.onnx", "--networks"]])
 def test_one_question_at_a_time(arguments: list[str]) -> None:
     assert inspect(*arguments).exit_code == 2

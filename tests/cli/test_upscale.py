@@ -48,7 +48,8 @@ def test_a_folder(tmp_path: Path, model: Path) -> None:
     result = upscale(photos(tmp_path / "in"), tmp_path / "out", "--model", model, "--precision", "fp32")
     assert result.exit_code == 0, result.output
     assert "3 done, 0 already done, 0 failed" in result.stdout
-    assert re.search(r"latency, ms +p50 +p90 +p99\ndecode .*\ninfer .*\nencode .*\nend to end ", result.stdout)
+    stages = r"latency, ms +p50 +p90 +p99\ndecode .*\ninfer .*\nencode .*\npublish .*\nend to end "
+    assert re.search(stages, result.stdout)
     assert result.stderr == ""
     for index in range(3):
         with Image.open(tmp_path / "out" / f"{index}.png") as image:
@@ -106,10 +107,10 @@ def test_json_is_one_document_and_the_only_thing_on_stdout(tmp_path: Path, model
     assert document == json.loads(report_path.read_text())
     assert document["schema_version"] == 1
     assert document["counts"] == {"done": 2, "damaged": 0, "skipped": 0, "failed": 1, "planned": 0, "not started": 0}
-    assert set(document["latency_ms"]) == {"decode", "infer", "encode", "end_to_end"}
+    assert set(document["latency_ms"]) == {"decode", "infer", "encode", "publish", "end_to_end"}
     by_name = {file["input"]: file for file in document["files"]}
     assert by_name["bad.png"]["error"] == "the file is empty"
-    assert by_name["0.png"]["stage_ms"].keys() == {"decode", "infer", "encode", "end_to_end"}
+    assert by_name["0.png"]["stage_ms"].keys() == {"decode", "infer", "encode", "publish", "end_to_end"}
     assert by_name["0.png"]["output_bytes"] == (tmp_path / "out" / "0.png").stat().st_size
     assert "failed: bad.png: the file is empty" in result.stderr
 

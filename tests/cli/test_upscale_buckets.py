@@ -219,7 +219,7 @@ def self_check(output: Folder) -> None:
 
 
 def test_the_line_of_the_readme(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    (line,) = re.findall(r"^espan-deploy (upscale s3://\S+ s3://\S+)", (ROOT / "README.md").read_text("utf-8"), re.M)
+    (line,) = re.findall(r"^espan-deploy (upscale s3://\S+ s3://\S+) +#", (ROOT / "README.md").read_text("utf-8"), re.M)
     moto.use(monkeypatch)
     source, output = Folder(moto, "in"), Folder(moto, "out")
     source.put("a.png", photo())

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from quantising import quantised
 from synthetic import synthetic_description, synthetic_model
 
 from espan_deploy.backends.trt_build import BuiltEngine, _build_error, build_engine, profile_shapes
@@ -209,3 +210,36 @@ def test_messages_are_told_apart() -> None:
     assert messages.explanation() == "real"
     assert messages.allocator_mib == {"cpu": 3, "gpu": 40}
     assert Messages().explanation() == "it gives no reason"
+
+
+class TestInt8:
+    """Codes beside FP16, by the rules that TensorRT's documentation gives for explicit quantisation."""
+
+    def test_symmetric_codes_beside_fp16_are_built(self, rtx: Any, rtx_recipe: Recipe) -> None:
+        model = with_pixels(quantised(synthetic_model(), signed=True), synthetic_description(), "uint8", guard=True)
+        half = to_half(model).model
+        types = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+        for node in half.graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                assert types[node.input[1]] == TensorProto.FLOAT16
+                assert types[node.input[2]] == TensorProto.INT8
+        built = build_engine(rtx, half.SerializeToString(), replace(rtx_recipe, pixels="uint8"))
+        assert [layer.dtype for layer in built.layers if layer.type == "quantize"] == ["int8", "int8"]
+        assert {layer.dtype for layer in built.layers if layer.type == "convolution"} == {"float16"}
+
+    def test_weights_alone_are_built(self, rtx: Any, rtx_recipe: Recipe) -> None:
+        model = quantised(synthetic_model(), signed=True)
+        for node in model.graph.node:
+            if node.op_type == "Conv":
+                node.input[0] = node.input[0].removesuffix(".read")
+        codes = {"QuantizeLinear", "DequantizeLinear"}
+        kept = [n for n in model.graph.node if n.op_type not in codes or n.name.startswith("w")]
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
+        built = build_engine(rtx, model.SerializeToString(), replace(rtx_recipe, pixels="float32"))
+        assert [layer.type for layer in built.layers].count("dequantize") == 2
+
+    def test_a_zero_point_is_refused_with_what_is_taken(self, rtx: Any, rtx_recipe: Recipe) -> None:
+        with pytest.raises(EngineBuildError, match=r"[Zz]ero point") as caught:
+            build_engine(rtx, quantised(synthetic_model()).SerializeToString(), replace(rtx_recipe, pixels="float32"))
+        assert "symmetric codes: signed int8" in caught.value.hint

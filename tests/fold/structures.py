@@ -346,6 +346,17 @@ class FromImageSide(nn.Module):
         return self.conv((x - self.mean) * 255.0)
 
 
+class FirstApart(nn.Sequential):
+    """Two convolutions that keep the first channel to itself, and mix the others."""
+
+    def __init__(self) -> None:
+        super().__init__(conv(1, bias=False), conv(3))
+        for part in self:
+            with torch.no_grad():
+                part.weight[0, 1:] = 0
+                part.weight[1:, 0] = 0
+
+
 def chain(*modules: nn.Module) -> nn.Module:
     return nn.Sequential(*modules)
 
@@ -359,6 +370,7 @@ def conv(
 Make = Callable[[], nn.Module]
 
 FOLDING: dict[str, Make] = {
+    "first-channel-apart": FirstApart,
     "repvgg": RepVGG,
     "repvgg-groups": partial(RepVGG, groups=2),
     "mobileone": MobileOne,
@@ -504,6 +516,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "gating": (Gated, "follows Mul of two feature maps"),
     "weights-from-the-input": (DynamicWeights, "the weights of which depend on the input"),
     "depthwise-separable-pair": (lambda: chain(conv(3, groups=6, bias=False), conv(1)), "would cost more"),
+    "zeros-around": (lambda: chain(conv(1, bias=False), nn.ZeroPad2d(4)), "would cost more"),
     "low-rank-pair": (lambda: chain(conv(1, 6, 2, bias=False), conv(3, 2, 6)), "would cost more"),
     "reflect-padding": (
         lambda: chain(conv(1), nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect")),

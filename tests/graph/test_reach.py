@@ -159,7 +159,7 @@ BOUNDED: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
 def test_windows_and_strides_are_bounded_where_tiles_start_with_them(name: str) -> None:
     make, expected = BOUNDED[name]
 
-    seen = reach(SizedGraph(onnx_from_module(make().eval())), multiple=4, least=4)
+    seen = reach(SizedGraph(onnx_from_module(make().eval(), traced=(24, 40))), multiple=4, least=4)
 
     assert (seen.halo, seen.tile_multiple) == expected
 
@@ -187,6 +187,15 @@ def test_what_sees_the_whole_image_says_by_what(name: str) -> None:
     assert seen.halo is None
     assert why in seen.why
     assert seen.local_halo == local
+
+
+def test_a_graph_of_one_size_is_followed_at_that_size() -> None:
+    conv, pool = (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), tail) for tail in (nn.ReLU(), nn.AdaptiveAvgPool2d(1)))
+
+    near, all_over = (reach(SizedGraph(onnx_from_module(m.eval(), traced=(24, 40), static=True))) for m in (conv, pool))
+
+    assert (near.halo, near.tile_multiple) == (1, 1)
+    assert all_over.halo is None
 
 
 def test_space_to_depth_asks_for_whole_blocks() -> None:

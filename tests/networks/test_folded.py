@@ -54,4 +54,4 @@ def test_a_block_that_is_not_one_convolution_is_refused() -> None:
 
 def test_a_class_of_ones_own_has_no_known_deploy_form() -> None:
     with pytest.raises(FoldError, match="not known"):
-        deploy_state(Network(nn.Identity(), 1, "training", 1.0, None, "mine"))
+        deploy_state(Network(nn.Identity(), 1, "training", 1.0, None, "mine", "mine"))

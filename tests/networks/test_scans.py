@@ -75,9 +75,9 @@ def test_mamba_with_its_gates_open_is_the_plain_one() -> None:
 def test_pixels_are_scanned_by_prompt_and_put_back() -> None:
     torch.manual_seed(5)
     layer = AttentiveScan(4, 4, 3, 2, (5, 2)).double().eval()
-    scores, features = torch.randn(1, 5, 6, 7).double(), torch.randn(1, 4, 6, 7).double()
+    scores, features = torch.randn(1, 5, 42).double(), torch.randn(1, 4, 6, 7).double()
     factor = torch.randn(2, 3).double()
-    chosen = scores[0].flatten(1).argmax(0)
+    chosen = scores[0].argmax(0)
     order = sorted(range(42), key=lambda i: (int(chosen[i]), i))
     prompt = (layer.embeddingB.weight @ factor)[chosen]
 

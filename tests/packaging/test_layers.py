@@ -25,14 +25,17 @@ LAYERS = (
     ("pixels",),
     ("backends",),
     ("precision",),
+    ("quantize",),
     ("engine",),
     ("sources",),
     ("facts",),
-    ("proof", "proof_tiles"),
+    ("proof",),
+    ("proof_tiles",),
+    ("proof_nodes",),
     ("deploy",),
     ("stores",),
     ("pipeline",),
-    ("serve", "video"),
+    ("cluster", "serve", "video"),
     ("upscaler",),
     ("bench",),
     ("doctor",),
@@ -42,10 +45,10 @@ LAYERS = (
 
 RUNTIMES = {
     *("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"),
-    *("av", "obstore", "boto3"),
+    *("av", "obstore", "boto3", "ray", "spandrel", "torchvision"),
 }
 
-RUNTIME_ROOMS = ("networks/", "backends/", "engine/", "stores/", "video/")
+RUNTIME_ROOMS = ("networks/", "backends/", "engine/", "stores/", "video/", "cluster/")
 """Where a runtime may be imported; torch also where checkpoints are read and networks exported, inside functions."""
 
 LOADED_IN = {"torch": "networks/", "av": "video/"}

@@ -13,7 +13,7 @@ from espan_deploy.stores import Entry
 
 
 def named(names: list[str], format_name: str) -> dict[str, str]:
-    return {entry.name: output for entry, output, _ in outputs(map(Entry, sorted(names)), format_name)}
+    return {named.entry.name: named.output for named in outputs(map(Entry, sorted(names)), format_name)}
 
 
 @pytest.mark.parametrize(
@@ -55,5 +55,5 @@ def test_names_are_given_as_the_files_are_listed() -> None:
 
     found = outputs(entries(), "png")
     for index in range(50):
-        assert next(found)[1] == f"{index:03}.png"
+        assert next(found).output == f"{index:03}.png"
         assert len(listed) <= index + 2

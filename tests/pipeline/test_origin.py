@@ -11,7 +11,7 @@ from PIL import Image
 
 from espan_deploy.errors import InputError
 from espan_deploy.pipeline.decode import read_origin
-from espan_deploy.pipeline.origin import Origin, jpeg_quality
+from espan_deploy.pipeline.origin import Origin, jpeg_quality, origin_of
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
 
@@ -65,9 +65,30 @@ def test_lossy_and_lossless_files_are_told_apart(format_name: str, settings: dic
     origin = read_origin(saved(format_name, **settings))
     assert origin.lossy is lossy
     assert origin.jpeg_quality is None
+    assert origin.newer is (lossy and format_name in ("WEBP", "AVIF"))
     assert {"WEBP": "WebP"}.get(format_name, format_name) in origin.told_by
 
 
 def test_what_is_no_picture_has_no_origin() -> None:
     with pytest.raises(InputError, match="not an image"):
         read_origin(b"not a picture at all")
+
+
+@pytest.mark.parametrize(("format_name", "settings"), [("JPEG", {"quality": 80}), ("PNG", {}), ("AVIF", {})])
+def test_an_opened_image_tells_what_its_file_does(format_name: str, settings: dict[str, Any]) -> None:
+    data = saved(format_name, **settings)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert origin_of(image, b"") == read_origin(data)
+
+
+def test_where_only_the_head_would_tell_an_opened_image_counts_as_lossy() -> None:
+    with Image.open(io.BytesIO(saved("WEBP", lossless=True))) as image:
+        assert origin_of(image, b"") == Origin(True, "WebP", newer=True)
+
+
+def test_an_image_made_in_memory_says_nothing() -> None:
+    with Image.open(io.BytesIO(saved("JPEG"))) as image:
+        turned = image.rotate(90)
+    for made in (NOISE, turned):
+        assert origin_of(made, b"") == Origin(False, "nothing says how it was kept")

@@ -204,6 +204,32 @@ class TestDecoding:
         with pytest.raises(InputError, match=reason):
             decode(data)
 
+    @pytest.mark.parametrize("mode", ["L", "RGB"])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"subsampling": 0},
+            {"subsampling": 2},
+            {"quality": 20, "progressive": True},
+            {"restart_marker_rows": 1},
+            {"icc_profile": b"a profile", "dpi": (72, 72)},
+        ],
+    )
+    def test_a_whole_jpeg_has_pillows_pixels_without_pillow(
+        self, monkeypatch: pytest.MonkeyPatch, mode: str, options: dict[str, Any]
+    ) -> None:
+        pytest.importorskip("imagecodecs")
+        data = saved(Image.fromarray(gradient(37, 53)).convert(mode), "JPEG", **options)
+        expected = np.asarray(Image.open(io.BytesIO(data)))
+        # More behind its end may be anything, so Pillow has a look.
+        assert np.array_equal(decode(data + b"more").color, expected)
+        monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+        color = decode(data).color
+        assert np.array_equal(color, expected)
+        assert color.flags.writeable  # an engine may take it as it is
+        with pytest.raises(InputError):
+            decode(data[: len(data) // 2])
+
     def test_a_bomb_is_refused_by_its_header(self) -> None:
         data = png.head(60_000, 60_000, 3, 8) + b"".join(png.chunk(b"IDAT", b"")) + png.tail()
         with pytest.raises(InputError, match="bomb"):

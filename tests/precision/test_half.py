@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from quantising import quantised
 from synthetic import synthetic_description, synthetic_model
 
 from espan_deploy.backends.graph_evaluator import GraphEvaluator
@@ -279,3 +280,23 @@ def test_layers_take_their_weights_names() -> None:
     layers = {layer.name: len(layer.nodes) for layer in layers_of(model.graph)}
     assert list(layers) == ["input", "w1", "w2"]
     assert sum(layers.values()) == len(model.graph.node)
+
+
+class TestCodes:
+    def test_stay_codes_beside_fp16(self) -> None:
+        model = quantised(synthetic_model(), signed=True)
+        onnx.helper.set_model_props(model, synthetic_description(precision="int8").to_metadata())
+        half = to_half(model)
+        assert not [name for name in half.fp32_nodes if "quantise" in name]
+        described = description_from_metadata({entry.key: entry.value for entry in half.model.metadata_props})
+        assert described is not None
+        assert described.precision == "int8"
+        for name, dtype in value_types(half.model).items():
+            if name.endswith((".codes", ".zero")):
+                assert dtype == TensorProto.INT8
+
+    def test_a_scale_below_fp16_stays_fp32(self) -> None:
+        model = quantised(synthetic_model(), signed=True)
+        scale = next(tensor for tensor in model.graph.initializer if tensor.name == "w2.scale")
+        scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1e-5), "w2.scale"))
+        assert to_half(model).fp32_nodes["w2.dequantise"] == "w2.scale is too small for FP16"

@@ -28,13 +28,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def serve(model: Path) -> Serve:
-    """A context manager that gives a client; keywords are those of Limits, of ServiceSettings, and token."""
+    """A context manager that gives a client; keywords are those of Limits, of ServiceSettings, token and chooses.
+
+    chooses: without a model, so that each picture gets the package's own that fits.
+    """
 
     @contextmanager
-    def running(token: str | None = None, **changes: Any) -> Iterator[TestClient]:
+    def running(token: str | None = None, chooses: bool = False, **changes: Any) -> Iterator[TestClient]:
         limits = Limits(**{name: changes.pop(name) for name in list(changes) if name in Limits.__dataclass_fields__})
         settings = ServiceSettings(**{"engine": "onnxruntime", "precision": "fp32", "threads": 2, **changes})
-        with TestClient(application(model, settings, limits, token=token), raise_server_exceptions=True) as client:
+        app = application(None if chooses else model, settings, limits, token=token)
+        with TestClient(app, raise_server_exceptions=True) as client:
             yield client
 
     return running

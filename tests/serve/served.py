@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Serve = Callable[..., Any]
-"""A context manager that gives a client; keywords are those of Limits, of ServiceSettings, and token."""
+"""A context manager that gives a client; keywords are those of Limits, of ServiceSettings, token and chooses."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,9 +34,10 @@ class Served:
 
 
 @contextmanager
-def served(model: Path, *options: str) -> Iterator[Served]:
-    """Start it, and see to it that it ends."""
-    command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--model", str(model), "--threads", "2"]
+def served(model: Path | None, *options: str) -> Iterator[Served]:
+    """Start it, and see to it that it ends. model: None for that which fits each picture."""
+    command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", "--threads", "2"]
+    command += [] if model is None else ["--model", str(model)]
     command += ["--engine", "onnxruntime", "--precision", "fp32", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,15 @@ from PIL import Image
 from served import Serve
 from starlette.testclient import TestClient
 
+from espan_deploy.backends.model import ModelFile
 from espan_deploy.backends.onnxruntime import OnnxRuntimeRunner
-from espan_deploy.pipeline.upscale import UpscaleSettings, Upscaling
+from espan_deploy.errors import EngineBuildError
+from espan_deploy.models import model_file
+from espan_deploy.pipeline import opened as opened_module
+from espan_deploy.pipeline.engine import OpenEngine
+from espan_deploy.pipeline.opened import UpscaleSettings
+from espan_deploy.pipeline.report import FileReport
+from espan_deploy.pipeline.upscale import Upscaling
 
 UPSCALE = "/v1/upscale"
 
@@ -28,19 +36,23 @@ def encoded(height: int = 24, width: int = 32, kind: str = "png", seed: int = 0,
     return buffer.getvalue()
 
 
+def by_the_command(source: Path, output: Path, model: Path | None) -> tuple[bytes, FileReport]:
+    """The bytes it writes of one file, and what it says of it."""
+    settings = UpscaleSettings(engine="onnxruntime", precision="fp32", threads=2)
+    (file,) = Upscaling(source, output, model, settings).run().files
+    return (output / source.name).read_bytes(), file
+
+
 @pytest.mark.parametrize(("kind", "ending"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp"), ("tiff", "tif")])
 def test_a_picture_is_what_the_command_line_makes_of_it(
     kind: str, ending: str, client: TestClient, model: Path, tmp_path: Path
 ) -> None:
-    source = tmp_path / "in" / f"picture.{ending}"
-    source.parent.mkdir()
+    source = tmp_path / f"picture.{ending}"
     source.write_bytes(encoded(kind=kind))
-    settings = UpscaleSettings(engine="onnxruntime", precision="fp32", threads=2)
-    Upscaling(source, tmp_path / "out", model, settings).run()
     answer = client.post(UPSCALE, content=source.read_bytes())
     assert answer.status_code == 200
     assert answer.headers["content-type"] == f"image/{kind}"
-    assert answer.content == (tmp_path / "out" / source.name).read_bytes()
+    assert answer.content == by_the_command(source, tmp_path / "out", model)[0]
     assert "infer;dur=" in answer.headers["server-timing"]
 
 
@@ -151,7 +163,9 @@ def test_requests_of_one_size_share_engine_calls(serve: Serve, gate: Gate) -> No
         assert max(shape[0] for shape in gate.calls) > 1
         alone = [client.post(UPSCALE, content=encoded(seed=seed)).content for seed in range(12)]
         assert bodies == alone
-        assert 'espan_batch_images_bucket{le="1.0"}' in client.get("/metrics").text
+        text = client.get("/metrics").text
+        assert "espan_batch_images_sum 24.0" in text
+        assert f"espan_batch_images_count {float(len(gate.calls))}" in text
 
 
 def test_stopping_finishes_what_was_accepted(serve: Serve, gate: Gate) -> None:
@@ -199,3 +213,126 @@ def test_the_page_asks_nobody_else(client: TestClient) -> None:
         assert "https://" not in answer.text
     assert client.get("/../pyproject.toml").status_code == 404
     assert client.get("/v1/upscale").status_code == 405
+
+
+PICTURES = {
+    "png": ("clean", "PNG, lossless", {}),
+    "jpeg": ("camera", "JPEG of quality 90", {"quality": 90}),
+    "jpg": ("photo", "JPEG of quality 50", {"quality": 50}),
+    "webp": ("camera", "lossy WebP", {}),
+}
+"""By ending: what fits a picture, why, and how it is written."""
+
+
+def kept_as(ending: str, seed: int = 0) -> bytes:
+    return encoded(kind="jpeg" if ending == "jpg" else ending, seed=seed, **PICTURES[ending][2])
+
+
+@pytest.fixture(scope="module")
+def choosing(serve: Serve) -> Iterator[TestClient]:
+    with serve(chooses=True) as running:
+        yield running
+
+
+class TestWhichModel:
+    @pytest.mark.parametrize("ending", PICTURES)
+    def test_each_picture_gets_what_the_command_takes_for_it(
+        self, ending: str, choosing: TestClient, tmp_path: Path
+    ) -> None:
+        source = tmp_path / f"a.{ending}"
+        source.write_bytes(kept_as(ending))
+        expected, file = by_the_command(source, tmp_path / "out", None)
+        assert (file.model, file.model_because) == PICTURES[ending][:2]
+        answer = choosing.post(UPSCALE, content=source.read_bytes())
+        assert answer.content == expected
+        assert (answer.headers["x-model"], answer.headers["x-model-because"]) == (file.model, file.model_because)
+
+    @pytest.mark.parametrize("name", ["clean", "camera", "photo"])
+    def test_a_request_may_ask_for_one(self, name: str, choosing: TestClient, tmp_path: Path) -> None:
+        source = tmp_path / "a.jpg"
+        source.write_bytes(kept_as("jpg"))
+        expected, _ = by_the_command(source, tmp_path / "out", model_file(name))
+        answer = choosing.post(f"{UPSCALE}?model={name}", content=source.read_bytes())
+        assert answer.content == expected
+        assert (answer.headers["x-model"], answer.headers["x-model-because"]) == (name, "asked for")
+
+    def test_what_cannot_be_asked_for_is_said_so(self, choosing: TestClient, client: TestClient) -> None:
+        answer = choosing.post(f"{UPSCALE}?model=sharp", content=encoded())
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"] == "'sharp' is no model here"
+        assert answer.json()["error"]["hint"] == "there are clean, camera, photo"
+        answer = client.post(f"{UPSCALE}?model=clean", content=encoded())
+        assert answer.status_code == 400
+        assert "one model for all pictures" in answer.json()["error"]["message"]
+
+    def test_a_service_of_one_model_takes_it_for_all(self, client: TestClient) -> None:
+        answer = client.post(UPSCALE, content=kept_as("jpg"))
+        assert answer.status_code == 200
+        assert "x-model" not in answer.headers
+        assert client.get("/v1/model").json()["models"] == {}
+
+    def test_engines_are_opened_when_needed_and_overseers_see_which(self, serve: Serve) -> None:
+        with serve(chooses=True) as running:
+
+            def opened() -> list[str]:
+                models = running.get("/v1/model").json()["models"]
+                assert list(models) == ["clean", "camera", "photo"]
+                assert {model["scale"] for model in models.values()} == {4}
+                return [name for name, model in models.items() if model["engine"]]
+
+            assert opened() == ["clean"]
+            running.post(UPSCALE, content=kept_as("png"))
+            assert opened() == ["clean"]
+            for _ in range(2):
+                running.post(UPSCALE, content=kept_as("jpg"))
+            assert opened() == ["clean", "photo"]
+            text = running.get("/metrics").text
+            assert 'espan_pictures_total{model="clean"} 1.0' in text
+            assert 'espan_pictures_total{model="photo"} 2.0' in text
+
+    def test_engine_calls_are_shared_by_pictures_of_one_model_alone(self, serve: Serve, gate: Gate) -> None:
+        pictures = [kept_as(ending, seed) for seed in range(5) for ending in ("png", "jpg", "jpeg")]
+        with serve(chooses=True, max_wait_ms=50.0, threads=1) as running, ThreadPoolExecutor(15) as pool:
+            answers = [pool.submit(running.post, f"{UPSCALE}?format=png", content=content) for content in pictures]
+            until(lambda: "espan_requests_in_progress 15.0" in running.get("/metrics").text)
+            until(lambda: "espan_queue_length 0.0" in running.get("/metrics").text and gate.calls)
+            gate.open.set()
+            bodies = [answer.result().content for answer in answers]
+            assert sum(shape[0] for shape in gate.calls) == 15
+            assert max(shape[0] for shape in gate.calls) > 1
+            alone = [running.post(f"{UPSCALE}?format=png", content=content) for content in pictures]
+            assert bodies == [answer.content for answer in alone]
+            assert [answer.headers["x-model"] for answer in alone] == ["clean", "photo", "camera"] * 5
+
+    def test_while_one_is_opened_the_others_go_on(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun, finish = threading.Event(), threading.Event()
+
+        def held(model: ModelFile, *arguments: Any, **settings: Any) -> OpenEngine:
+            if model.path.stem == "camera":
+                begun.set()
+                assert finish.wait(20)
+            return OpenEngine(model, *arguments, **settings)
+
+        monkeypatch.setattr(opened_module, "OpenEngine", held)
+        with serve(chooses=True) as running, ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(running.post, UPSCALE, content=kept_as("jpeg"))
+            assert begun.wait(20)
+            assert running.post(UPSCALE, content=kept_as("png")).status_code == 200
+            assert not waits.done()
+            finish.set()
+            assert waits.result().headers["x-model"] == "camera"
+
+    def test_one_that_cannot_be_opened_costs_only_its_pictures(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def failing(model: ModelFile, *arguments: Any, **settings: Any) -> OpenEngine:
+            if model.path.stem == "photo":
+                raise EngineBuildError("no room for it")
+            return OpenEngine(model, *arguments, **settings)
+
+        monkeypatch.setattr(opened_module, "OpenEngine", failing)
+        with serve(chooses=True) as running:
+            answer = running.post(UPSCALE, content=kept_as("jpg"))
+            assert answer.status_code == 500
+            assert answer.json()["error"]["message"] == "no room for it"
+            assert running.post(UPSCALE, content=kept_as("jpeg")).headers["x-model"] == "camera"

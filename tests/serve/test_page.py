@@ -53,6 +53,17 @@ def test_a_person_gets_a_larger_picture(
     assert all(url.startswith((server.address, "blob:", "data:")) for url in page.requests())
 
 
+def test_which_model_was_taken_is_told(page: browser.Page, photo: Path) -> None:
+    with served(None) as choosing:
+        page.open(f"{choosing.address}/")
+        page.choose_file("#file", photo)
+        page.wait_for("!document.getElementById('result').hidden")
+        assert page.evaluate("document.getElementById('facts').textContent").endswith(
+            ", by camera (JPEG of quality 75)"
+        )
+        assert page.problems() == []
+
+
 def test_the_slider_and_the_zoom_move_what_is_seen(page: browser.Page, server: Served, photo: Path) -> None:
     page.open(f"{server.address}/")
     page.choose_file("#file", photo)

@@ -16,9 +16,9 @@ from PIL import Image
 from served import Served, served
 
 
-def encoded(height: int = 24, width: int = 32) -> bytes:
+def encoded(height: int = 24, width: int = 32, kind: str = "png", **options: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(buffer, "png")
+    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -77,3 +77,12 @@ def test_sigterm_finishes_what_was_accepted(model: Path) -> None:
                 break  # a machine so fast that there is nothing left to finish
         assert running.stop() == 0
         assert [answer.result().status_code for answer in answers] == [200] * 6
+
+
+def test_without_a_model_it_takes_the_one_that_fits_each_picture() -> None:
+    with served(None) as running:
+        until_ready(running)
+        for content, model in ((encoded(), "clean"), (encoded(kind="jpeg", quality=90), "camera")):
+            answer = httpx2.post(f"{running.address}/v1/upscale", content=content, timeout=60)
+            assert (answer.status_code, answer.headers["x-model"]) == (200, model)
+        assert running.stop() == 0

@@ -16,7 +16,8 @@ from tritonserver import Server, cannot_run, running
 from espan_deploy.backends.model import read_model
 from espan_deploy.cli.main import main
 from espan_deploy.errors import ExportError
-from espan_deploy.pipeline.upscale import UpscaleSettings, Upscaling
+from espan_deploy.pipeline.opened import UpscaleSettings
+from espan_deploy.pipeline.upscale import Upscaling
 from espan_deploy.serve.triton import TileBackend, write_repository
 from espan_deploy.serve.triton_models import alike
 

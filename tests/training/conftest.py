@@ -6,11 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 torch = pytest.importorskip("torch")
 
@@ -22,15 +20,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def picture(height: int, width: int, seed: int) -> np.ndarray:
-    """Smooth blobs, stripes and a little noise: something to learn on, (H, W, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    waves = [
-        np.sin(x * a + y * b + phase) for a, b, phase in zip(*rng.uniform(-0.4, 0.4, (2, 3)), range(3), strict=True)
-    ]
-    image = 128 + 60 * np.stack(waves, -1) + rng.normal(0, 4, (height, width, 3))
-    image[(x // 13 + y // 9) % 5 == 0] *= 0.4
-    return np.clip(image, 0, 255).astype(np.uint8)

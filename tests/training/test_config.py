@@ -27,7 +27,7 @@ def test_shipped_recipes_hold_every_step_of_the_factsheet(path: Path) -> None:
     assert stages[-1].loss.edge
 
 
-@pytest.mark.parametrize("name", ["again", "clean", "photo"])
+@pytest.mark.parametrize("name", ["again", "camera", "clean", "photo"])
 def test_later_runs_go_on_with_the_final_network(name: str) -> None:
     stages = read_config(CONFIGS / f"{name}.toml").stages
     assert all(stage.scale == 4 and not stage.extra_blocks and not stage.student for stage in stages)
@@ -40,6 +40,15 @@ def test_photo_is_the_recipe_of_clean_on_spoiled_pictures() -> None:
     assert photo.degradations is not None
     assert photo.degradations.quality == (25, 95)
     assert [stage.loss for stage in photo.stages] == [stage.loss for stage in clean.stages]
+
+
+def test_camera_sees_what_cameras_write() -> None:
+    camera, photo = (read_config(CONFIGS / f"{name}.toml") for name in ("camera", "photo"))
+    assert camera.degradations is not None
+    assert photo.degradations is not None
+    assert camera.degradations.quality == (75, 98)
+    assert camera.degradations.blur < photo.degradations.blur
+    assert camera.degradations.noise < photo.degradations.noise
 
 
 def test_the_rate_warms_up_and_falls_to_its_end() -> None:
@@ -67,4 +76,11 @@ def test_a_misspelt_key_is_refused(tmp_path: Path) -> None:
         read_config(path)
     path.write_text("stage = []\n[degradations]\njpg = 1\n")
     with pytest.raises(ValueError, match="degradations: unknown keys jpg"):
+        read_config(path)
+
+
+def test_an_optimizer_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((CONFIGS / "clean.toml").read_text().replace('"muon"', '"sgd"'))
+    with pytest.raises(ValueError, match="adamw or muon, not 'sgd'"):
         read_config(path)

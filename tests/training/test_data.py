@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture  # type: ignore[import-not-found]
+from made_up import picture
 from PIL import Image
 
 from training.data import CropSampler, build_cache, dihedral, open_cache, open_photograph, photographs_in

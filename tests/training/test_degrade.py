@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import picture  # type: ignore[import-not-found]
+from made_up import picture
 
 from training.degrade import MARGIN, Degradations, degraded_crop, jpeg, shrunk, spoiled, window_around
 from training.resize import shrink

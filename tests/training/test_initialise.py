@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import picture  # type: ignore[import-not-found]
+from made_up import picture
 from torch.nn import functional as F
 
 from training.initialise import RESIDUAL_SCALE, bilinear_kernel, initialise

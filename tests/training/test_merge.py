@@ -69,6 +69,25 @@ def test_every_branch_gets_the_gradient_it_would_get_unmerged(image: torch.Tenso
         assert (merged - branches).abs().max() < EXACT
 
 
+def test_frozen_branches_leave_the_function_and_the_gradient_of_the_rest(image: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    network = TrainingNetwork(scale=4, extra_blocks=1, student=True).double()
+    outputs, gradients = [], []
+    for frozen in (False, True):
+        if frozen:
+            network.freeze_branches()
+        network.zero_grad()
+        teacher, student = network(image)
+        assert student is not None
+        (teacher.square().mean() + student.square().mean()).backward()
+        outputs.append(teacher.detach())
+        gradients.append({name: value.grad for name, value in network.named_parameters() if value.grad is not None})
+    assert (outputs[0] - outputs[1]).abs().max() < EXACT
+    still = {name for name in gradients[0] if ".rep." not in name or ".rep.kxk." in name}
+    assert gradients[1].keys() == still
+    assert all((gradients[0][name] - gradients[1][name]).abs().max() < EXACT for name in still)
+
+
 def test_bfloat16_gradients_point_where_float32_gradients_do(image: torch.Tensor) -> None:
     torch.manual_seed(0)
     network = TrainingNetwork(scale=4)

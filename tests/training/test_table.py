@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, picture  # type: ignore[import-not-found]
+from made_up import ROOT, picture
 from PIL import Image
 from safetensors.torch import save_file
 

@@ -1,12 +1,13 @@
 """A whole training, every step of the recipe, in seconds: few iterations on small crops of made-up pictures."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import picture  # type: ignore[import-not-found]
+from made_up import picture
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -113,6 +114,57 @@ def test_other_settings_or_photographs_do_not_continue_a_run(photographs: Photog
         Trainer(dataclasses.replace(CONFIG, ema=0.5), photographs, tmp_path)
     with pytest.raises(ValueError, match="other photographs"):
         Trainer(CONFIG, photographs.subset([2, 1, 0]), tmp_path)
+
+
+def test_branches_without_a_rate_stay_as_they_are(photographs: Photographs, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, branch_rate=0.0, stages=CONFIG.stages[-2:])
+    straight = Trainer(config, photographs, tmp_path / "straight")
+    before = {name: value.clone() for name, value in straight.average.items()}
+    straight.run()
+    moved = {name for name, value in straight.average.items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if ".rep." not in name or ".rep.kxk." in name}
+    Trainer(config, photographs, tmp_path / "halted").run(until=1)
+    halted = Trainer(config, photographs, tmp_path / "halted")
+    halted.run()
+    assert same(halted, straight)
+
+
+def test_muon_moves_kernels_and_goes_on_where_it_was(photographs: Photographs, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, optimizer="muon")
+    straight = Trainer(config, photographs, tmp_path / "straight")
+    before = {name: value.detach().clone() for name, value in straight.network.named_parameters()}
+    straight.run(until=1)
+    after = dict(straight.network.named_parameters())
+    assert all(not torch.equal(before[name], after[name]) for name in before if ".kxk." in name)
+    straight.run()
+    Trainer(config, photographs, tmp_path / "halted").run(until=5)
+    halted = Trainer(config, photographs, tmp_path / "halted")
+    halted.run()
+    assert same(straight, halted)
+    adam = Trainer(CONFIG, photographs, tmp_path / "adam")
+    adam.run()
+    assert not same(straight, adam)
+
+
+def test_stages_may_differ_where_no_branch_learns(photographs: Photographs, tmp_path: Path) -> None:
+    trainer = Trainer(dataclasses.replace(CONFIG, branch_rate=0.0), photographs, tmp_path)
+    trainer.run()
+    assert trainer.finished
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_it_learns_the_same(photographs: Photographs, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, branch_rate=0.0, stages=CONFIG.stages[-1:])
+    trainers = [
+        Trainer(dataclasses.replace(config, compiled=compiled), photographs, tmp_path / str(compiled))
+        for compiled in (False, True)
+    ]
+    for trainer in trainers:
+        trainer.run()
+    plain, compiled = (trainer.average for trainer in trainers)
+    assert all(torch.allclose(plain[name], compiled[name], atol=1e-5) for name in plain)
 
 
 def test_a_stage_at_constant_rate_may_be_cut_short_on_the_way(photographs: Photographs, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ pytest.importorskip("av", reason="PyAV, of the extra 'video', is not installed")
 
 from enlarging import SETTINGS, Upscale
 
+from espan_deploy.pipeline.opened import UpscaleSettings
 from espan_deploy.pipeline.report import Report
-from espan_deploy.pipeline.upscale import UpscaleSettings, Upscaling
+from espan_deploy.pipeline.upscale import Upscaling
 from espan_deploy.video.upscale import FilmSettings, FilmUpscaling
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from espan_deploy.pipeline.opened import UpscaleSettings
 from espan_deploy.pipeline.report import Report
-from espan_deploy.pipeline.upscale import UpscaleSettings
 
 SETTINGS = UpscaleSettings(engine="onnxruntime", precision="fp32", threads=2)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import ESA, ESA_MIN_SIZE, bias_padded, same_conv
+from espan_deploy.networks.blocks import ESA, bias_padded, same_conv
 from espan_deploy.networks.entry import Architecture, Form, Shapes, count_numbered, scale_of_tail
 
 NEGATIVE_SLOPE = 0.05
@@ -119,7 +119,7 @@ def build(shapes: Shapes, *, passes: int = 2) -> Architecture:
     # The original keeps the ones it folds with.
     ones = frozenset(key for key in shapes if key.endswith(".fuse_ones"))
     form: Form = "training" if expansion else "deploy"
-    return Architecture(module, step**passes, form, min_size=ESA_MIN_SIZE, redundant=ones)
+    return Architecture(module, step**passes, form, redundant=ones)
 
 
 def reference() -> ARRLFN:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import Activation, bias_padded, same_conv
+from espan_deploy.networks.blocks import Activation, bias_padded, in_turn, numbered, same_conv
 
 SOBEL_X = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))
 SOBEL_Y = ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0))
@@ -107,3 +107,51 @@ class RFDB(nn.Module):
         kept.append(self.activation(self.c4(rest)))
         out: Tensor = self.c5(torch.cat(kept, 1))
         return out
+
+
+class ResidualChain(nn.Module):
+    """RLFN's outline: a convolution, blocks in a chain, a convolution, the first one's features added, pixel shuffle.
+
+    Keys: ``conv_1``, ``block_1..``, ``conv_2``, ``upsampler``.
+    """
+
+    def __init__(self, head: nn.Module, blocks: Sequence[nn.Module], end: nn.Module, upsampler: nn.Module) -> None:
+        super().__init__()
+        self.blocks = len(blocks)
+        self.conv_1 = head
+        for i, block in enumerate(blocks, 1):
+            self.add_module(f"block_{i}", block)
+        self.conv_2 = end
+        self.upsampler = upsampler
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.conv_1(x)
+        deep = in_turn(numbered(self, "block_{}", self.blocks), shallow)[-1]
+        upscaled: Tensor = self.upsampler(self.conv_2(deep) + shallow)
+        return upscaled
+
+
+class JoinedChain(nn.Module):
+    """RFDN's outline: a convolution, blocks in a chain whose outputs a 1x1 joins, a convolution, the first one's
+    features added, pixel shuffle.
+
+    Keys: ``fea_conv``, ``B1..``, ``c.0``, ``LR_conv``, ``upsampler``.
+    """
+
+    def __init__(
+        self, head: nn.Module, blocks: Sequence[nn.Module], joint: nn.Module, end: nn.Module, upsampler: nn.Module
+    ) -> None:
+        super().__init__()
+        self.blocks = len(blocks)
+        self.fea_conv = head
+        for i, block in enumerate(blocks, 1):
+            self.add_module(f"B{i}", block)
+        self.c = joint
+        self.LR_conv = end
+        self.upsampler = upsampler
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.fea_conv(x)
+        outputs = in_turn(numbered(self, "B{}", self.blocks), shallow)
+        upscaled: Tensor = self.upsampler(self.LR_conv(self.c(torch.cat(outputs, 1))) + shallow)
+        return upscaled

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import ESA_MIN_SIZE, BSConv, ContrastAttention, DeepESA, same_conv, shuffle_tail
+from espan_deploy.networks.blocks import BSConv, ContrastAttention, DeepESA, in_turn, numbered, same_conv, shuffle_tail
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
-from espan_deploy.networks.rlfn.blocks import RFDB, RFDB_DISTILLATIONS
+from espan_deploy.networks.rlfn.blocks import RFDB, RFDB_DISTILLATIONS, JoinedChain
 
 COPIES = 4
 """How often the image stands in BSRN's input, side by side."""
@@ -137,16 +137,13 @@ class BSRN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.fea_conv(torch.cat([x] * COPIES, 1))
-        out, outputs = shallow, []
-        for i in range(1, self.blocks + 1):
-            out = self.get_submodule(f"B{i}")(out)
-            outputs.append(out)
+        outputs = in_turn(numbered(self, "B{}", self.blocks), shallow)
         fused = self.c2(F.gelu(self.c1(torch.cat(outputs, 1))))
         upscaled: Tensor = self.upsampler["upsampleOneStep"](fused + shallow)
         return upscaled
 
 
-class IBMDN(nn.Module):
+class IBMDN(JoinedChain):
     """x: (N, 3, H, W) RGB in [0, 1]. Returns (N, 3, scale * H, scale * W), not clipped.
 
     involutions: of each block, the stages that have one.
@@ -161,23 +158,13 @@ class IBMDN(nn.Module):
         involutions: tuple[tuple[int, ...], ...] = ((), (), (2,), (2,), (1, 3), (1, 3)),
         scale: int = 4,
     ) -> None:
-        super().__init__()
-        self.blocks = len(involutions)
-        self.fea_conv = BSConv(3, channels)
-        for i, stages in enumerate(involutions):
-            self.add_module(f"B{i + 1}", IBMDB(channels, distilled, mid_channels, stages))
-        self.c = nn.Sequential(nn.Conv2d(self.blocks * channels, channels, 1), nn.LeakyReLU(NEGATIVE_SLOPE))
-        self.LR_conv = BSConv(channels, channels)
-        self.upsampler = shuffle_tail(same_conv(channels, 3 * scale**2), scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = self.fea_conv(x)
-        out, outputs = shallow, []
-        for i in range(1, self.blocks + 1):
-            out = self.get_submodule(f"B{i}")(out)
-            outputs.append(out)
-        upscaled: Tensor = self.upsampler(self.LR_conv(self.c(torch.cat(outputs, 1))) + shallow)
-        return upscaled
+        super().__init__(
+            BSConv(3, channels),
+            [IBMDB(channels, distilled, mid_channels, stages) for stages in involutions],
+            nn.Sequential(nn.Conv2d(len(involutions) * channels, channels, 1), nn.LeakyReLU(NEGATIVE_SLOPE)),
+            BSConv(channels, channels),
+            shuffle_tail(same_conv(channels, 3 * scale**2), scale),
+        )
 
 
 def build(shapes: Shapes) -> Architecture:
@@ -188,7 +175,7 @@ def build(shapes: Shapes) -> Architecture:
         scale = scale_of_tail(shapes["upsampler.upsampleOneStep.0.weight"][0])
         esa_channels = shapes["B1.esa.conv1.weight"][0]
         bsrn = BSRN(channels=channels, distilled=distilled, blocks=blocks, esa_channels=esa_channels, scale=scale)
-        return Architecture(bsrn, scale, "deploy", min_size=ESA_MIN_SIZE)
+        return Architecture(bsrn, scale, "deploy")
     scale = scale_of_tail(shapes["upsampler.0.weight"][0])
     stages = range(1, RFDB_DISTILLATIONS + 1)
     involutions = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import ESA, ESA_MIN_SIZE, bias_padded, same_conv
+from espan_deploy.networks.blocks import ESA, bias_padded, same_conv
 from espan_deploy.networks.entry import Architecture, Form, Shapes, count_numbered, scale_of_tail
 from espan_deploy.networks.rlfn.blocks import EDGES, EdgeBranch, Filter
 
@@ -138,7 +138,7 @@ def build(shapes: Shapes) -> Architecture:
     unused = [f"blocks.{i}.{conv}.rep_conv." for i in range(len(module.blocks)) for conv in ("eec1", "eec2")]
     stale = frozenset(key for key in shapes if widths and key.startswith(tuple(unused)))
     form: Form = "training" if widths else "deploy"
-    return Architecture(module, scale, form, min_size=ESA_MIN_SIZE, redundant=stale)
+    return Architecture(module, scale, form, redundant=stale)
 
 
 def reference() -> EECNet:

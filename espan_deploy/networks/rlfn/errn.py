@@ -10,8 +10,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import shuffle_tail, symmetric_attention
+from espan_deploy.networks.blocks import same_conv, shuffle_tail, symmetric_attention
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
+from espan_deploy.networks.rlfn.blocks import ResidualChain
 
 NEGATIVE_SLOPE = 0.1
 
@@ -44,25 +45,16 @@ class RepB(nn.Module):
         return symmetric_attention(out, x)
 
 
-class ERRN2(nn.Module):
+class ERRN2(ResidualChain):
     """x: (N, 3, H, W) RGB in [0, 1]. Returns (N, 3, scale * H, scale * W), not clipped."""
 
     def __init__(self, *, channels: int = 32, blocks: int = 6, depth: int = 4, scale: int = 4) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.conv_1 = nn.Conv2d(3, channels, 3, padding=1)
-        for i in range(blocks):
-            self.add_module(f"block_{i + 1}", RepB(channels, depth))
-        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.upsampler = shuffle_tail(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = self.conv_1(x)
-        out = shallow
-        for i in range(1, self.blocks + 1):
-            out = self.get_submodule(f"block_{i}")(out)
-        upscaled: Tensor = self.upsampler(self.conv_2(out) + shallow)
-        return upscaled
+        super().__init__(
+            same_conv(3, channels),
+            [RepB(channels, depth) for _ in range(blocks)],
+            same_conv(channels, channels),
+            shuffle_tail(same_conv(channels, 3 * scale**2), scale),
+        )
 
 
 def build(shapes: Shapes) -> Architecture:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import ESA_MIN_SIZE, same_conv, shuffle_tail
+from espan_deploy.networks.blocks import same_conv, shuffle_tail
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
 
 SOBEL_X = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
@@ -204,7 +204,7 @@ def build(shapes: Shapes) -> Architecture:
         scale=scale,
     )
     unused = frozenset(key for key in shapes if key.startswith(UNUSED))
-    return Architecture(module, scale, "deploy", min_size=ESA_MIN_SIZE, redundant=unused)
+    return Architecture(module, scale, "deploy", redundant=unused)
 
 
 def reference() -> FEAN:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import ESA, ESA_MIN_SIZE, same_conv
+from espan_deploy.networks.blocks import ESA, same_conv
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
 
 CONVOLUTIONS = 4
@@ -72,7 +72,7 @@ def build(shapes: Shapes) -> Architecture:
         esa_channels=shapes["b1.esa.conv1.weight"][0],
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=ESA_MIN_SIZE)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> RCUNet:

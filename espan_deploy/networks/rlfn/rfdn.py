@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espan_deploy.networks.blocks import same_conv, shuffle_tail, symmetric_attention
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
-from espan_deploy.networks.rlfn.blocks import RFDB
+from espan_deploy.networks.rlfn.blocks import RFDB, JoinedChain
 
 NEGATIVE_SLOPE = 0.05
 
@@ -35,27 +34,17 @@ class SymmetricRFDB(RFDB):
         return symmetric_attention(self.joined(x), x)
 
 
-class RFDNSPAN(nn.Module):
+class RFDNSPAN(JoinedChain):
     """x: (N, 3, H, W) RGB in [0, 1]. Returns (N, 3, scale * H, scale * W), not clipped."""
 
     def __init__(self, *, channels: int = 46, distilled: int = 23, blocks: int = 4, scale: int = 4) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.fea_conv = nn.Conv2d(3, channels, 3, padding=1)
-        for i in range(blocks):
-            self.add_module(f"B{i + 1}", SymmetricRFDB(channels, distilled))
-        self.c = nn.Sequential(nn.Conv2d(blocks * channels, channels, 1), nn.LeakyReLU(NEGATIVE_SLOPE))
-        self.LR_conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.upsampler = shuffle_tail(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = self.fea_conv(x)
-        out, outputs = shallow, []
-        for i in range(1, self.blocks + 1):
-            out = self.get_submodule(f"B{i}")(out)
-            outputs.append(out)
-        upscaled: Tensor = self.upsampler(self.LR_conv(self.c(torch.cat(outputs, 1))) + shallow)
-        return upscaled
+        super().__init__(
+            same_conv(3, channels),
+            [SymmetricRFDB(channels, distilled) for _ in range(blocks)],
+            nn.Sequential(nn.Conv2d(blocks * channels, channels, 1), nn.LeakyReLU(NEGATIVE_SLOPE)),
+            same_conv(channels, channels),
+            shuffle_tail(same_conv(channels, 3 * scale**2), scale),
+        )
 
 
 def build(shapes: Shapes) -> Architecture:

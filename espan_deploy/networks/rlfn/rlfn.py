@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from espan_deploy.networks.blocks import (
     ESA,
-    ESA_MIN_SIZE,
     Activation,
     Conv,
     EvalConv,
@@ -30,6 +29,7 @@ from espan_deploy.networks.blocks import (
     stale_keys,
 )
 from espan_deploy.networks.entry import Architecture, Form, Shapes, conv_shape, count_numbered, scale_of_tail
+from espan_deploy.networks.rlfn.blocks import ResidualChain
 
 RESIDUAL, SHORT = ("c1_r", "c2_r", "c3_r"), ("c1_r", "c3_r")
 """The convolutions of a block with its residual, and of one without."""
@@ -97,7 +97,7 @@ class RRFB(nn.Module):
         return attended
 
 
-class RLFN(nn.Module):
+class RLFN(ResidualChain):
     """x: (N, 3, H, W) RGB in [0, 1], H and W at least 15. Returns (N, 3, scale * H, scale * W), not clipped.
 
     blocks: the convolutions of each block. conv: the blocks' own. outer_conv: of the network's head, end and tail.
@@ -121,24 +121,24 @@ class RLFN(nn.Module):
         skip_conv: bool = True,
         end_kernel: int = 1,
     ) -> None:
-        super().__init__()
-        self.blocks = len(blocks)
-        self.conv_1 = outer_conv(3, channels, bias=bias)
-        for i, names in enumerate(blocks):
-            esa = ESA(channels, esa_channels, esa_conv(esa_channels, esa_channels), skip_conv=skip_conv)
-            block = RRFB(conv, channels, mid_channels, names, esa, bias=bias, activation=activation)
-            self.add_module(f"block_{i + 1}", block)
         end = same_conv if end_kernel == 1 else outer_conv
-        self.conv_2 = end(channels, channels, end_kernel, bias=bias)
-        self.upsampler = shuffle_tail(outer_conv(channels, 3 * scale**2, bias=bias), scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = self.conv_1(x)
-        out = shallow
-        for i in range(1, self.blocks + 1):
-            out = self.get_submodule(f"block_{i}")(out)
-        upscaled: Tensor = self.upsampler(self.conv_2(out) + shallow)
-        return upscaled
+        super().__init__(
+            outer_conv(3, channels, bias=bias),
+            [
+                RRFB(
+                    conv,
+                    channels,
+                    mid_channels,
+                    names,
+                    ESA(channels, esa_channels, esa_conv(esa_channels, esa_channels), skip_conv=skip_conv),
+                    bias=bias,
+                    activation=activation,
+                )
+                for names in blocks
+            ],
+            end(channels, channels, end_kernel, bias=bias),
+            shuffle_tail(outer_conv(channels, 3 * scale**2, bias=bias), scale),
+        )
 
 
 def leaky_twice(x: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def build(shapes: Shapes) -> Architecture:
         module = rep_rlfn(
             blocks=blocks, channels=channels, esa_channels=esa_channels, scale=scale, training_form=training_form
         )
-        return Architecture(module, scale, form, min_size=ESA_MIN_SIZE)
+        return Architecture(module, scale, form)
     conv, form = conv_form(shapes, "conv_1")
     names = [
         RESIDUAL if any(key.startswith(f"block_{i + 1}.c2_r.") for key in shapes) else SHORT
@@ -180,7 +180,7 @@ def build(shapes: Shapes) -> Architecture:
         skip_conv="block_1.esa.conv_f.weight" in shapes,
         end_kernel=conv_shape(shapes, "conv_2")[2],
     )
-    return Architecture(module, scale, form, min_size=ESA_MIN_SIZE, redundant=stale_keys(shapes))
+    return Architecture(module, scale, form, redundant=stale_keys(shapes))
 
 
 def reference() -> RLFN:

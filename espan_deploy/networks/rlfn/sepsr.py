@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import ESA_MIN_SIZE, ContrastAttention, DeepESA, same_conv, separable_conv
+from espan_deploy.networks.blocks import ContrastAttention, DeepESA, same_conv, separable_conv
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
 
 FIRST_BLOCK = 2
@@ -73,7 +73,7 @@ def build(shapes: Shapes) -> Architecture:
         blocks=count_numbered(shapes, "cnn.{}.", first=FIRST_BLOCK),
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=ESA_MIN_SIZE)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> SepSRNet:

@@ -122,7 +122,7 @@ def build(shapes: Shapes) -> Architecture:
         heads=heads,
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=max(1, 2 * stride_of(heads - 1) - 1))
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> AMCANet:

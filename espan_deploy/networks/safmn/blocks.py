@@ -5,11 +5,13 @@ Every feature map is (N, C, H, W), float.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import shuffle_tail
+from espan_deploy.networks.blocks import Normalise, in_turn, numbered, shuffle_tail
 from espan_deploy.networks.grids import adaptive_max_pool, resize_nearest, windows
 
 Stretches = tuple[Tensor, int]
@@ -79,6 +81,46 @@ class SpatialModulation(nn.Module):
         factor = resize_nearest(F.gelu(self.conv2(pooled + variance)), *x.shape[2:])
         out: Tensor = self.conv3(features * factor) + x
         return out
+
+
+class JoinedBlocks(nn.Module):
+    """DAN's and VSCINet's outline: blocks in a chain whose outputs are joined, the first features added, pixel shuffle.
+
+    Keys: ``to_feat``, ``B1..``, ``fuse``, ``to_img``. block: makes one, of its width. fuse_end: what ends the joint.
+    """
+
+    def __init__(
+        self, block: Callable[[int], nn.Module], fuse_end: nn.Module, *, channels: int, blocks: int, scale: int
+    ) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.normalise = Normalise(1.0)
+        self.to_feat = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        for i in range(blocks):
+            self.add_module(f"B{i + 1}", block(channels))
+        self.fuse = nn.Sequential(nn.Conv2d(blocks * channels, channels, 1, bias=False), nn.GELU(), fuse_end)
+        self.to_img = upsampler(channels, scale, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.to_feat(self.normalise(x))
+        outputs = self.weighed(in_turn(numbered(self, "B{}", self.blocks), shallow))
+        return self.refined(self.to_img(self.fuse(torch.cat(outputs, 1)) + shallow)) + self.normalise.mean
+
+    def weighed(self, outputs: list[Tensor]) -> list[Tensor]:
+        """The blocks' outputs as they are joined."""
+        return outputs
+
+    def refined(self, image: Tensor) -> Tensor:
+        """The enlarged image, before the mean colour is added."""
+        return image
+
+
+def row_kernels(width: int, parts: int, *, bias: bool = True) -> list[nn.Module]:
+    """Depthwise convolutions of a 3x3, a 5x3 and a 3x5 kernel, and, for four parts, of two 3x3 in a chain."""
+    kernels: list[nn.Module] = [depthwise(width, kernel, bias=bias) for kernel in ((3, 3), (5, 3), (3, 5))]
+    if parts == 4:
+        kernels.append(nn.Sequential(depthwise(width, 3, bias=bias), depthwise(width, 3, bias=bias)))
+    return kernels
 
 
 def normalise(x: Tensor, axis: int = 1) -> Tensor:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import Normalise
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
-from espan_deploy.networks.safmn.blocks import SpatialModulation, depthwise, upsampler
+from espan_deploy.networks.safmn.blocks import JoinedBlocks, SpatialModulation, depthwise
 from espan_deploy.networks.safmn.local_attention import ChannelAttention
 
 FIRST_WEIGHT = 5
@@ -59,39 +58,27 @@ class Block(nn.Module):
         return out
 
 
-class DAN(nn.Module):
+class DAN(JoinedBlocks):
     """x: (N, 3, H, W) RGB in [0, 1], H and W at least 8. Returns (N, 3, scale * H, scale * W), not clipped.
 
     weighted: whether each block's output is multiplied by learnt factors before all are joined (ZenoSR).
     """
 
     def __init__(self, *, channels: int = 16, blocks: int = 6, scale: int = 4, weighted: bool = False) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.normalise = Normalise(1.0)
-        self.to_feat = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-        for i in range(blocks):
-            self.add_module(f"B{i + 1}", Block(channels))
+        super().__init__(Block, Distillation(channels), channels=channels, blocks=blocks, scale=scale)
         self.weight_names = [f"alpha_{FIRST_WEIGHT + i}" for i in range(blocks)] if weighted else []
         for name in self.weight_names:
             self.register_parameter(name, nn.Parameter(torch.ones(1, channels, 1, 1)))
-        self.fuse = nn.Sequential(
-            nn.Conv2d(blocks * channels, channels, 1, bias=False), nn.GELU(), Distillation(channels)
-        )
-        self.to_img = upsampler(channels, scale, kernel_size=1, bias=False)
         refine = [(nn.GELU(), depthwise(3, 3, bias=False)) for _ in range(REFINEMENTS)]
         self.refine = nn.Sequential(*(layer for pair in refine for layer in pair))
 
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = self.to_feat(self.normalise(x))
-        out, outputs = shallow, []
-        for i in range(1, self.blocks + 1):
-            out = self.get_submodule(f"B{i}")(out)
-            outputs.append(out)
+    def weighed(self, outputs: list[Tensor]) -> list[Tensor]:
         weights = [self.get_parameter(name) for name in self.weight_names]
-        joined = [weight * out for weight, out in zip(weights, outputs, strict=True)] if weights else outputs
-        upscaled: Tensor = self.refine(self.to_img(self.fuse(torch.cat(joined, 1)) + shallow)) + self.normalise.mean
-        return upscaled
+        return [weight * out for weight, out in zip(weights, outputs, strict=True)] if weights else outputs
+
+    def refined(self, image: Tensor) -> Tensor:
+        out: Tensor = self.refine(image)
+        return out
 
 
 def build(shapes: Shapes) -> Architecture:
@@ -103,7 +90,7 @@ def build(shapes: Shapes) -> Architecture:
         scale=scale,
         weighted=f"alpha_{FIRST_WEIGHT}" in shapes,
     )
-    return Architecture(module, scale, "deploy", min_size=SpatialModulation.divisor)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> DAN:

@@ -14,18 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import Normalise
+from espan_deploy.networks.blocks import Normalise, in_turn, numbered
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
 from espan_deploy.networks.grids import adaptive_max_pool, resize_nearest
-from espan_deploy.networks.safmn.blocks import depthwise, normalise, upsampler, variance_over_image
+from espan_deploy.networks.safmn.blocks import depthwise, normalise, row_kernels, upsampler, variance_over_image
 from espan_deploy.networks.safmn.distillation import Block, ChannelReweighting, Parts, VarianceESA, mirrored_conv
 from espan_deploy.networks.safmn.local_attention import BodyNorm
 
 DIVISOR = 8
 """The coarse grid is the image's size over this."""
-
-MIN_SIZE = 9
-"""The smallest image whose half the pooling windows of 7 pixels fit in."""
 
 
 class ResidualESA(VarianceESA):
@@ -47,15 +44,12 @@ class RowsConv(nn.Module):
     def __init__(self, channels: int, parts: int = 3) -> None:
         super().__init__()
         self.parts = parts
-        width = channels // parts
         self.conv1 = nn.Conv2d(channels, channels, 1)
-        for i, kernel in enumerate(((3, 3), (5, 3), (3, 5)), 1):
-            self.add_module(f"conv2_{i}", depthwise(width, kernel))
-        if parts == 4:
-            self.conv2_4 = nn.Sequential(depthwise(width, 3), depthwise(width, 3))
+        for i, kernel in enumerate(row_kernels(channels // parts, parts), 1):
+            self.add_module(f"conv2_{i}", kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        convs = [self.get_submodule(f"conv2_{i + 1}") for i in range(self.parts)]
+        convs = numbered(self, "conv2_{}", self.parts)
         return F.gelu(torch.cat(cascade(self.conv1(x).chunk(self.parts, 1), convs), 1) + x)
 
 
@@ -63,15 +57,15 @@ class FeatureRefinement(nn.Module):
     """FMDN's channel attention: half of the features modulated by a coarse grid and the variance over the image, the
     other half through depthwise kernels of three shapes."""
 
+    PARTS = 3
+
     def __init__(self, channels: int) -> None:
         super().__init__()
-        third = channels // 3
         self.linear_0 = nn.Conv2d(channels, 2 * channels, 1)
         self.conv0 = nn.Conv2d(channels, channels, 1)
         self.dwconv = depthwise(channels, 3)
-        self.conv2_1 = depthwise(third, 3)
-        self.conv2_2 = depthwise(third, (5, 3))
-        self.conv2_3 = depthwise(third, (3, 5))
+        for i, kernel in enumerate(row_kernels(channels // self.PARTS, self.PARTS), 1):
+            self.add_module(f"conv2_{i}", kernel)
         self.linear_2 = nn.Conv2d(channels, channels, 1)
         self.alpha = nn.Parameter(torch.ones(1, channels, 1, 1))
         self.belt = nn.Parameter(torch.zeros(1, channels, 1, 1))
@@ -81,8 +75,8 @@ class FeatureRefinement(nn.Module):
         pooled = self.dwconv(adaptive_max_pool(coarse, DIVISOR))
         mixed = F.gelu(self.conv0(pooled * self.alpha + variance_over_image(coarse) * self.belt))
         modulated = coarse * resize_nearest(mixed, *x.shape[2:])
-        convs = (self.conv2_1, self.conv2_2, self.conv2_3)
-        out: Tensor = self.linear_2(torch.cat(cascade(fine.chunk(3, 1), convs), 1) + fine + modulated)
+        parts = cascade(fine.chunk(self.PARTS, 1), numbered(self, "conv2_{}", self.PARTS))
+        out: Tensor = self.linear_2(torch.cat(parts, 1) + fine + modulated)
         return out + x
 
 
@@ -154,10 +148,7 @@ class FMDN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.fea_conv(self.normalise(x))
-        out, outputs = shallow, []
-        for i in range(1, self.blocks):
-            out = self.get_submodule(f"B{i}")(out)
-            outputs.append(out)
+        outputs = in_turn(numbered(self, "B{}", self.blocks - 1), shallow)
         out = F.gelu(self.get_submodule(f"B{self.blocks}")(self.c1(torch.cat(outputs, 1))))
         upscaled: Tensor = self.upsampler(self.c2(out) + shallow) + self.normalise.mean
         return upscaled
@@ -182,7 +173,7 @@ def build(shapes: Shapes) -> Architecture:
         blocks=count_numbered(shapes, "B{}."),
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=MIN_SIZE)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> FMDN:

@@ -11,14 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import EvalConv, Normalise
+from espan_deploy.networks.blocks import EvalConv, Normalise, in_turn, numbered
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
 from espan_deploy.networks.safmn.blocks import GatedFFN, depthwise, upsampler
 from espan_deploy.networks.safmn.distillation import Block, ChannelReweighting, Parts, VarianceESA, mirrored_conv
 from espan_deploy.networks.safmn.local_attention import BodyNorm, in_local_windows, similarity
-
-MIN_SIZE = 15
-"""The smallest image whose pooled half still has two pixels to mirror."""
 
 
 class BiasedESA(VarianceESA):
@@ -105,19 +102,18 @@ class HannahSR(nn.Module):
             channel=ChannelReweighting,
             mix=partial(SparseAttentionBlock, hidden=hidden, heads=heads),
         )
-        self.names = [f"B{i + 1}" for i in range(blocks)]
-        for name in self.names:
-            self.add_module(name, Block(channels, distilled, esa_channels, parts))
+        self.blocks = blocks
+        for i in range(blocks):
+            self.add_module(f"B{i + 1}", Block(channels, distilled, esa_channels, parts))
         self.res_1 = EvalConv(3, channels)
         self.res_2 = nn.Conv2d(channels, channels, 1)
         self.upsampler = upsampler(channels, scale, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         image = self.normalise(x)
-        shallow = out = self.fea_conv(image)
-        for name in self.names:
-            out = self.get_submodule(name)(out)
-        upscaled: Tensor = self.upsampler(self.res_2(self.res_1(image)) + shallow + out) + self.normalise.mean
+        shallow = self.fea_conv(image)
+        deep = in_turn(numbered(self, "B{}", self.blocks), shallow)[-1]
+        upscaled: Tensor = self.upsampler(self.res_2(self.res_1(image)) + shallow + deep) + self.normalise.mean
         return upscaled
 
 
@@ -133,7 +129,7 @@ def build(shapes: Shapes) -> Architecture:
         blocks=count_numbered(shapes, "B{}."),
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=MIN_SIZE)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> HannahSR:

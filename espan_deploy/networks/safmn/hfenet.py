@@ -20,8 +20,6 @@ from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, sc
 from espan_deploy.networks.safmn.blocks import ChannelNorm, depthwise, upsampler, variance_over_image
 
 EPSILON = 1e-5
-LARGEST_PADDING = 10
-"""Of conv3_21. Mirroring needs an image larger than this."""
 
 
 class EntropyAttention(nn.Module):
@@ -181,7 +179,7 @@ def build(shapes: Shapes) -> Architecture:
         blocks=count_numbered(shapes, "pipeline.{}.", first=0),
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=LARGEST_PADDING + 1)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> HFENet:

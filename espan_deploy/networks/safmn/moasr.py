@@ -201,7 +201,7 @@ def build(shapes: Shapes) -> Architecture:
         blocks=count_numbered(shapes, "feature_extractor.{}.", first=0),
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=DIVISOR)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> MoASR:

@@ -117,7 +117,7 @@ def build(shapes: Shapes) -> Architecture:
     module = MVFMNet(
         channels=shapes["to_feat.weight"][0], blocks=count_numbered(shapes, "feats.{}.", first=0), scale=scale
     )
-    return Architecture(module, scale, "deploy", min_size=max(DIVISORS))
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> MVFMNet:

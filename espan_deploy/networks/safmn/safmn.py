@@ -95,7 +95,7 @@ def build(shapes: Shapes) -> Architecture:
         levels=levels,
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=2 ** (levels - 1))
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> SAFMN:

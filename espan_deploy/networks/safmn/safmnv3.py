@@ -201,7 +201,7 @@ def build(shapes: Shapes) -> Architecture:
         design=design,
         modulation=modulation,
     )
-    return Architecture(module, scale, form, min_size=design.divisor)
+    return Architecture(module, scale, form)
 
 
 def reference() -> SAFMNv3:

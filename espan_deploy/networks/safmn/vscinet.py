@@ -10,26 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import Normalise
+from espan_deploy.networks.blocks import numbered
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
-from espan_deploy.networks.safmn.blocks import SpatialModulation, depthwise, upsampler
+from espan_deploy.networks.safmn.blocks import JoinedBlocks, SpatialModulation, row_kernels
 from espan_deploy.networks.safmn.local_attention import ChannelAttention
 
 
 class InceptionDWG(nn.Module):
     """A quarter of the channels each through a depthwise 3x3, 5x3, 3x5 and two 3x3 in a chain."""
 
+    PARTS = 4
+
     def __init__(self, channels: int) -> None:
         super().__init__()
-        quarter = channels // 4
-        self.conv2_1 = depthwise(quarter, 3, bias=False)
-        self.conv2_2 = depthwise(quarter, (5, 3), bias=False)
-        self.conv2_3 = depthwise(quarter, (3, 5), bias=False)
-        self.conv2_4 = nn.Sequential(depthwise(quarter, 3, bias=False), depthwise(quarter, 3, bias=False))
+        for i, kernel in enumerate(row_kernels(channels // self.PARTS, self.PARTS, bias=False), 1):
+            self.add_module(f"conv2_{i}", kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        shapes = (self.conv2_1, self.conv2_2, self.conv2_3, self.conv2_4)
-        return torch.cat([conv(part) for conv, part in zip(shapes, x.chunk(4, 1), strict=True)], 1)
+        kernels = numbered(self, "conv2_{}", self.PARTS)
+        return torch.cat([kernel(part) for kernel, part in zip(kernels, x.chunk(self.PARTS, 1), strict=True)], 1)
 
 
 class MultiScale(nn.Module):
@@ -74,36 +73,19 @@ class Block(nn.Module):
         return attended
 
 
-class VSCINet(nn.Module):
+class VSCINet(JoinedBlocks):
     """x: (N, 3, H, W) RGB in [0, 1], H and W at least 8. Returns (N, 3, scale * H, scale * W), not clipped."""
 
     def __init__(self, *, channels: int = 20, blocks: int = 5, scale: int = 4) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.normalise = Normalise(1.0)
-        self.to_feat = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-        for i in range(blocks):
-            self.add_module(f"B{i + 1}", Block(channels))
-        self.fuse = nn.Sequential(
-            nn.Conv2d(blocks * channels, channels, 1, bias=False), nn.GELU(), MultiScale(channels, residual=False)
-        )
-        self.to_img = upsampler(channels, scale, kernel_size=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = self.to_feat(self.normalise(x))
-        out, outputs = shallow, []
-        for i in range(1, self.blocks + 1):
-            out = self.get_submodule(f"B{i}")(out)
-            outputs.append(out)
-        upscaled: Tensor = self.to_img(self.fuse(torch.cat(outputs, 1)) + shallow) + self.normalise.mean
-        return upscaled
+        fuse_end = MultiScale(channels, residual=False)
+        super().__init__(Block, fuse_end, channels=channels, blocks=blocks, scale=scale)
 
 
 def build(shapes: Shapes) -> Architecture:
     """A VSCINet of the width, depth and scale that the shapes tell."""
     scale = scale_of_tail(shapes["to_img.0.weight"][0])
     module = VSCINet(channels=shapes["to_feat.weight"][0], blocks=count_numbered(shapes, "B{}."), scale=scale)
-    return Architecture(module, scale, "deploy", min_size=SpatialModulation.divisor)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> VSCINet:

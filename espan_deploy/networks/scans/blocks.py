@@ -1,4 +1,4 @@
-"""The selective scan of Mamba, over an image's pixels in some order, from plain operators.
+"""The selective scan of Mamba, over an image's pixels in some order.
 
 Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023. A state h of S values per channel
 is carried from pixel to pixel::
@@ -13,14 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-RUN = 16
-"""Pixels computed one after another, everywhere at once; and runs that are joined one after another, likewise."""
+RUN = 64
+"""Pixels computed one after another, in all runs of an image at once; then the runs are joined one after another."""
 
 FIRST_STEP = -4.6
 """A bias for which the softplus is 0.01, in the middle of what Mamba begins its training with."""
-
-DOUBLINGS = 16
-"""Joins 2**16 stretches of RUN * RUN pixels, so that images of up to 16 million pixels are one sequence."""
 
 
 def selective_scan(x: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: Tensor) -> Tensor:
@@ -30,73 +27,44 @@ def selective_scan(x: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: T
     Returns (N, G, D, L).
 
     The sequence is cut into runs. All runs advance together, from zero, which gives what each adds to the state and
-    how much it leaves of the state before it; runs are joined, first one after another, then by doubling; and all runs
-    advance again, from the state that is right. No state is kept for longer than a step, and nothing is divided: it is
-    as exact as the plain recurrence, in twice its operations and some.
+    how much it leaves of the state before it; runs are joined one after another; and all runs advance again, from the
+    state that is right. No state of a pixel is kept for longer than a step, and nothing is divided: it is as exact as
+    the plain recurrence, in twice its operations. An exporter sees one operator (``graph/selective_scan.py``).
     """
-    length = x.shape[3]
-    stretches = (length + RUN * RUN - 1) // (RUN * RUN)
-    # A pixel with a step of zero leaves the state as it is.
-    padding = (0, stretches * RUN * RUN - length)
-    steps, inputs, writes, reads = (_in_runs(F.pad(v, padding)) for v in (step, step * x, write, read))
-    rate = rate.transpose(1, 2)[:, :, :, None, None]
-    # (N, G, 1 or S, D or 1, runs of a stretch, stretches) for each pixel of a run
-    by_pixel = list(
-        zip(
-            _one_by_one(steps.transpose(2, 3), 2),
-            _one_by_one(inputs.transpose(2, 3), 2),
-            _one_by_one(writes, 3),
-            _one_by_one(reads, 3),
-            strict=True,
+    if torch.onnx.is_in_onnx_export():
+        inputs = (x, step, rate, write, read)
+        return torch.onnx.ops.symbolic(
+            "espan_deploy::SelectiveScan", inputs, {"run": [RUN]}, dtype=x.dtype, shape=x.shape, version=1
         )
-    )
+    length = x.shape[3]
+    # A pixel with a step of zero leaves the state as it is.
+    padding = (0, -length % RUN)
+    steps, values, writes, reads = (_in_runs(F.pad(v, padding)) for v in (step, step * x, write, read))
+    # (pixels of a run, S or nothing, N, G, D or 1, runs)
+    writes, reads = (v.movedim(3, 1)[:, :, :, :, None] for v in (writes, reads))
+    rate = rate.movedim(2, 0)[:, None, :, :, None]
 
-    def advanced(state: Tensor, pixel: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-        step, value, write, _ = pixel
-        return torch.exp(step * rate) * state + value * write
+    def advanced(state: Tensor, i: int) -> Tensor:
+        return torch.exp(steps[i] * rate) * state + values[i] * writes[i]
 
-    state = by_pixel[0][1] * by_pixel[0][2]
-    for pixel in by_pixel[1:]:
-        state = advanced(state, pixel)
-    left = torch.exp(steps.sum(3)[:, :, None] * rate)
-    state = _states_before(left, state)
+    left = torch.exp(steps.sum(0) * rate)
+    added = torch.zeros_like(left)
+    for i in range(RUN):
+        added = advanced(added, i)
+    before = [torch.zeros_like(added[..., 0])]
+    for j in range(left.shape[4] - 1):
+        before.append(left[..., j] * before[-1] + added[..., j])
+    state = torch.stack(before, 4)
     read_out = []
-    for pixel in by_pixel:
-        state = advanced(state, pixel)
-        read_out.append((state * pixel[3]).sum(2, keepdim=True))
-    y = torch.cat(read_out, 2).permute(0, 1, 3, 5, 4, 2)
-    return y.flatten(3)[..., :length]
+    for i in range(RUN):
+        state = advanced(state, i)
+        read_out.append((state * reads[i]).sum(0))
+    return torch.stack(read_out, 4).flatten(3)[..., :length]
 
 
 def _in_runs(v: Tensor) -> Tensor:
-    """(N, G, C, L) as (N, G, C, pixels of a run, runs of a stretch, stretches)."""
-    groups, channels = v.shape[1:3]
-    return v.reshape(-1, groups, channels, v.shape[3] // (RUN * RUN), RUN, RUN).permute(0, 1, 2, 5, 4, 3)
-
-
-def _one_by_one(v: Tensor, axis: int) -> list[Tensor]:
-    """The RUN slices of an axis, which they keep. (``split`` would be exported as a sequence.)"""
-    return [v.narrow(axis, i, 1) for i in range(RUN)]
-
-
-def _states_before(left: Tensor, added: Tensor) -> Tensor:
-    """The state before each run, from what a run leaves of it and what it adds: all (..., runs, stretches)."""
-    lefts, addeds = _one_by_one(left, 4), _one_by_one(added, 4)
-    whole_left, whole_added = lefts[0], addeds[0]
-    for run_left, run_added in zip(lefts[1:], addeds[1:], strict=True):
-        whole_left, whole_added = run_left * whole_left, run_left * whole_added + run_added
-    position = torch.arange(left.shape[5], device=left.device)
-    for i in range(DOUBLINGS):
-        earlier = position - 2**i
-        present = (earlier >= 0).to(left.dtype)
-        earlier = earlier.clamp(min=0)
-        whole_added = whole_left * (whole_added.index_select(5, earlier) * present) + whole_added
-        whole_left = whole_left * whole_left.index_select(5, earlier)
-    before = (position - 1).clamp(min=0)
-    states = [whole_added.index_select(5, before) * (position > 0).to(left.dtype)]
-    for run_left, run_added in zip(lefts[:-1], addeds[:-1], strict=True):
-        states.append(run_left * states[-1] + run_added)
-    return torch.cat(states, 4)
+    """(N, G, C, L) as (pixels of a run, N, G, C, runs)."""
+    return v.reshape(*v.shape[:3], v.shape[3] // RUN, RUN).movedim(4, 0)
 
 
 class SelectiveScan(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
-from espan_deploy.networks.scans.mambairv2 import AttentiveLayer, AttentiveScan, Mirrored, WindowAttention
+from espan_deploy.networks.scans.mambairv2 import AttentiveLayer, AttentiveScan, Mirrored, Router, WindowAttention
 from espan_deploy.networks.swinir import ConvFFN
 
 BANDS = 3
@@ -104,7 +104,7 @@ class GuidedScan(AttentiveScan):
         self, channels: int, *, inner: int, state: int, rank: int, prompts: tuple[int, int], high: int
     ) -> None:
         super().__init__(channels, inner, state, rank, prompts)
-        self.route = self.router(2 * channels, prompts[0])
+        self.route = Router(2 * channels, prompts[0])
         self.cpe_hf_proj = nn.Conv2d(high, inner, 1)
         self.hf_align = nn.Sequential(
             nn.Conv2d(high, high, 3, padding=1, groups=high), nn.SiLU(), nn.Conv2d(high, channels, 1)

@@ -91,6 +91,24 @@ class PromptScan(SelectiveScan):
         return self.scanned(x[:, None], prompt.transpose(1, 2)[:, None])[:, 0]
 
 
+class Router(nn.Sequential):
+    """The logarithm of how well each prompt fits each pixel, (N, C, H, W) -> (N, prompts, H * W).
+
+    Only the best counts, and the logarithm changes none; but some pixels fit two prompts equally well up to the last
+    bits of float32, and then these decide. They are the original's: pixels as rows, and normalised.
+    """
+
+    def __init__(self, channels: int, number: int) -> None:
+        hidden = channels // 3
+        super().__init__(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, number), nn.LogSoftmax(-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = x.flatten(2).transpose(1, 2)
+        for layer in self:
+            scores = layer(scores)
+        return scores.transpose(1, 2)
+
+
 class AttentiveScan(nn.Module):
     """Pixels sorted by their prompt, stable, and scanned. The prompts stay in the image's order, as in the original."""
 
@@ -103,12 +121,7 @@ class AttentiveScan(nn.Module):
         self.in_proj = nn.Sequential(nn.Conv2d(channels, inner, 1))
         self.CPE = nn.Sequential(nn.Conv2d(inner, inner, 3, padding=1, groups=inner))
         self.embeddingB = nn.Embedding(number, prompt_rank)
-        self.route = self.router(channels, number)
-
-    @staticmethod
-    def router(channels: int, number: int) -> nn.Sequential:
-        """Scores of each prompt for each pixel; only their order matters, so that nothing normalises them."""
-        return nn.Sequential(ChannelLinear(channels, channels // 3), nn.GELU(), ChannelLinear(channels // 3, number))
+        self.route = Router(channels, number)
 
     def forward(self, x: Tensor, factor: Tensor, *beside: Tensor) -> Tensor:
         """factor: (rank of a prompt, S), which prompts are multiplied with. beside: what a subclass looks at too."""
@@ -118,12 +131,11 @@ class AttentiveScan(nn.Module):
         return self.in_order_of(self.route(x), features, factor, sorted_prompts=False)
 
     def in_order_of(self, scores: Tensor, features: Tensor, factor: Tensor, *, sorted_prompts: bool) -> Tensor:
-        """Scan features (N, D, H, W) in the order of the prompts that score best, (N, prompts, H, W)."""
+        """Scan features (N, D, H, W) in the order of the prompts that score best, (N, prompts, H * W)."""
         height, width = features.shape[2:]
-        chosen = scores.flatten(2).argmax(1)
+        chosen = scores.argmax(1)
+        order = stable_order(chosen)
         position = torch.arange(chosen.shape[1], device=chosen.device)
-        # No two keys are equal: every engine sorts them alike.
-        order = torch.argsort(chosen * chosen.shape[1] + position, 1)
         place = torch.zeros_like(order).scatter(1, order, position.expand_as(order))
         prompt = (self.embeddingB.weight @ factor)[chosen.gather(1, order) if sorted_prompts else chosen]
         scanned = self.selectiveScan(_taken(features.flatten(2), order), prompt)
@@ -131,6 +143,16 @@ class AttentiveScan(nn.Module):
         y = _taken(scanned, place).reshape(-1, channels, height, width)
         out: Tensor = self.out_proj(self.out_norm(y))
         return out
+
+
+def stable_order(numbers: Tensor) -> Tensor:
+    """Places (N, L) that sort whole numbers (N, L), equal ones in their own order, in every engine.
+
+    The entrants sort with ``torch.sort(..., stable=False)``, which leaves the order of equal ones to PyTorch.
+    """
+    position = torch.arange(numbers.shape[1], device=numbers.device)
+    # No two keys are equal, so that nothing is left to an engine.
+    return torch.argsort(numbers * numbers.shape[1] + position, 1)
 
 
 def _taken(x: Tensor, places: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espan_deploy.networks.blocks import ESA_MIN_SIZE, SPAB, DeepESA, same_conv
+from espan_deploy.networks.blocks import SPAB, DeepESA, same_conv
 from espan_deploy.networks.entry import Architecture, Shapes, count_numbered, scale_of_tail
 
 
@@ -90,7 +90,7 @@ def build(shapes: Shapes) -> Architecture:
         esa_channels=shapes["backbone_esa.0.2.conv1.weight"][0],
         scale=scale,
     )
-    return Architecture(module, scale, "deploy", min_size=ESA_MIN_SIZE)
+    return Architecture(module, scale, "deploy")
 
 
 def reference() -> GLoReNet:

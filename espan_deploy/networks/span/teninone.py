@@ -18,9 +18,6 @@ from torch.nn import functional as F
 from espan_deploy.networks.blocks import Conv, EvalConv, same_conv
 from espan_deploy.networks.entry import Architecture, Form, Shapes, count_numbered, scale_of_tail
 
-MIN_SIZE = 7
-"""What the attention's pooling needs."""
-
 
 class TenInOneConv(nn.Module):
     """Chains ``branches.{i}.{0,1,2}`` of 1x1, 3x3 and 1x1, beside a 1x1 ``sk``, summed.
@@ -137,7 +134,7 @@ def build(shapes: Shapes) -> Architecture:
     )
     stale = frozenset(key for key in shapes if training_form and ".eval_conv." in key)
     form: Form = "training" if training_form else "deploy"
-    return Architecture(module, scale, form, min_size=MIN_SIZE, redundant=stale)
+    return Architecture(module, scale, form, redundant=stale)
 
 
 def reference() -> TenInOneSR:

@@ -26,9 +26,6 @@ from espan_deploy.networks.windows.sampled import (
     star,
 )
 
-MIN_SIZE = 9
-"""Windows of 8 mirror it to 16, the first multiple that is enough for ESA's pooling."""
-
 PARTS = 4
 """A large kernel convolves one part of the channels in four, and each stage hands one on."""
 
@@ -220,7 +217,7 @@ def build(shapes: Shapes) -> Architecture:
         scale=scale,
     )
     stored = frozenset(key for key in shapes if ".ext_unfold." in key)
-    return Architecture(module, scale, "deploy", min_size=MIN_SIZE, redundant=stored)
+    return Architecture(module, scale, "deploy", redundant=stored)
 
 
 def reference() -> HAESR:

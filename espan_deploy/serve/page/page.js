@@ -81,10 +81,16 @@ async function done(file, answered, seconds) {
   view.width = after.naturalWidth;
   view.height = after.naturalHeight;
   at("facts").textContent =
-    `${at("before").naturalWidth}x${at("before").naturalHeight} → ${view.width}x${view.height} in ${seconds.toFixed(1)} s`;
+    `${at("before").naturalWidth}x${at("before").naturalHeight} → ${view.width}x${view.height} in ${seconds.toFixed(1)} s` +
+    takenModel(answered);
   at("result").hidden = false;
   fit();
   compare();
+}
+
+function takenModel(answered) {
+  const model = answered.getResponseHeader("X-Model");
+  return model ? `, by ${model} (${answered.getResponseHeader("X-Model-Because")})` : "";
 }
 
 async function reason(blob, status) {
