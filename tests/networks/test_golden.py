@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +20,11 @@ from espan_deploy.networks.scans import mambairv2
 
 GOLDEN_TOLERANCE = 1e-4
 """Of the value range: another machine's kernels sum in another order. A wrong network is off by far more."""
+
+ROUTED_TOLERANCE = 5e-4
+"""Of the value range, root mean square, where pixels choose a prompt: of two that score alike to rounding, another
+machine chooses another, and all that is scanned after such a pixel moves: by up to 3e-4 under noise of 3e-7 on the input,
+where another order of equal ones moves it by 6e-4 and 2e-3, and a wrong network by far more."""
 
 FLOPS_TOLERANCE = 3e-3
 """Relative: the reports also count resizing and some biases, which attention blocks have, and round to two decimals."""
@@ -231,20 +237,29 @@ def deployed(network: Network) -> nn.Module:
     return load_network(Checkpoint(Path("folded.pth"), "", deploy_state(network))).module
 
 
+def run(network: Network, low: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        upscaled: NDArray[np.float32] = network.module(torch.from_numpy(low)).numpy()
+    return upscaled
+
+
 def test_output_equals_the_entrants_own(released: Released, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(released, shared)
     with np.load(shared / "golden" / f"{released.file.replace('/', '_').rsplit('.', 1)[0]}.npz") as golden:
         low, expected = golden["lr"], golden["sr"]
-    tied = released.deployed_tolerance != GOLDEN_TOLERANCE
-    orders = {GOLDEN_TOLERANCE: entrants_order, **({released.deployed_tolerance: stable_order} if tied else {})}
 
-    for tolerance, order in orders.items():
-        monkeypatch.setattr(mambairv2, "stable_order", order)
-        with torch.inference_mode():
-            upscaled = network.module(torch.from_numpy(low)).numpy()
+    monkeypatch.setattr(mambairv2, "stable_order", entrants_order)
+    upscaled = run(network, low)
+    assert upscaled.shape == expected.shape
+    off = np.abs(upscaled - expected) / network.value_range
+    if released.deployed_tolerance == GOLDEN_TOLERANCE:
+        assert off.max() <= GOLDEN_TOLERANCE
+        return
+    assert off.max() <= released.deployed_tolerance
+    assert np.sqrt(np.mean(off**2)) <= ROUTED_TOLERANCE
 
-        assert upscaled.shape == expected.shape
-        assert np.abs(upscaled - expected).max() <= tolerance * network.value_range
+    monkeypatch.setattr(mambairv2, "stable_order", stable_order)
+    assert np.abs(run(network, low) - expected).max() <= released.deployed_tolerance * network.value_range
 
 
 def test_is_detected_as_its_own_network_and_no_other(released: Released, shared: Path) -> None:
