@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from training.degrade import Degradations, degraded_crop, spoiled
-from training.drawings import drawing, enlarged
+from training.drawings import drawn_pair
 from training.resize import shrink
 
 Pixels = NDArray[np.uint8]
@@ -128,8 +128,8 @@ class CropSampler:
     """Draws batches of aligned crops, turned and mirrored at random, more often where the detail is.
 
     A cell's chance is its detail to the power ``detail_power``: 0 draws evenly, 1 in proportion to what was lost.
-    ``drawn_share`` of the crops are drawings instead, with their bicubic enlargement as target. ``degradations`` spoil
-    the low-resolution side alone.
+    ``drawn_share`` of the crops are drawn instead (``training/drawings.py``). ``degradations`` spoil the low-resolution
+    side alone.
     """
 
     def __init__(
@@ -176,8 +176,7 @@ class CropSampler:
             hr = self.photographs.hr[image]
             y = hr[top * scale : (top + patch) * scale, left * scale : (left + patch) * scale]
             if self.drawn_share and self.rng.random() < self.drawn_share:
-                x = drawing(patch, self.rng)
-                y = enlarged(x, scale)
+                x, y = drawn_pair(patch, scale, self.rng)
                 if self.degradations is not None:
                     x = spoiled(x, self.degradations, self.rng)
             elif self.degradations is not None:

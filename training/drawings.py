@@ -1,8 +1,10 @@
-"""Small drawings no camera takes: text, lines, checkerboards and noise, one pixel fine and of full contrast.
+"""Pictures no camera takes, as training pairs.
 
-A network that saw photographs alone enlarges such pictures into coloured rubble, for its blocks multiply and nothing
-ever told them where to stop. What it should make of them is not known either; their bicubic enlargement is what nobody
-can complain of.
+Text, lines, checkerboards and noise, one low-resolution pixel fine and of full contrast: a network that saw
+photographs alone enlarges such pictures into coloured rubble, for its blocks multiply and nothing ever told them where
+to stop. What it should make of them is not known either; their bicubic enlargement is what nobody can complain of.
+
+Pages of letters, shapes and stripes, drawn large and made small as photographs are: of these the truth is known.
 """
 
 from __future__ import annotations
@@ -11,10 +13,82 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from training.resize import shrink
+
+Pixels = NDArray[np.uint8]
+
+MARGIN = 4
+"""Low-resolution pixels around a page, so that what is made small sees what is beside it."""
+
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;-+()%"
 
 
-def drawing(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def drawn_pair(side: int, scale: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """(side, side, 3) and its target, (side * scale, side * scale, 3): a drawing or a page, half of the time each."""
+    if rng.random() < 0.5:
+        return page(side, scale, rng)
+    low = drawing(side, rng)
+    return low, enlarged(low, scale)
+
+
+def page(side: int, scale: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """The same of one of three kinds: letters, shapes, stripes."""
+    whole = (side + 2 * MARGIN) * scale
+    high = (_letters, _shapes, _stripes)[rng.integers(3)](whole, rng)
+    low = shrink(high, scale)
+    edge = MARGIN * scale
+    return low[MARGIN:-MARGIN, MARGIN:-MARGIN], high[edge:-edge, edge:-edge]
+
+
+def _letters(side: int, rng: np.random.Generator) -> Pixels:
+    size = int(rng.integers(12, 64))
+    font = ImageFont.load_default(size)
+    canvas = Image.new("L", (side, side))
+    pen = ImageDraw.Draw(canvas)
+    for top in range(int(rng.integers(-size, size)), side, round(size * rng.uniform(1.0, 1.6))):
+        line = "".join(rng.choice(list(LETTERS + " " * 12), 3 * side // size))
+        pen.text((int(rng.integers(-size, size)), top), line, fill=255, font=font)
+    if rng.random() < 0.3:
+        canvas = canvas.rotate(rng.uniform(-90, 90), Image.Resampling.BICUBIC)
+    return _mixed(np.asarray(canvas, np.float32) / 255, rng)
+
+
+def _shapes(side: int, rng: np.random.Generator) -> Pixels:
+    colours = [tuple(int(v) for v in colour) for colour in rng.integers(0, 256, (12, 3))]
+    canvas = Image.new("RGB", (2 * side, 2 * side), colours[0])
+    pen = ImageDraw.Draw(canvas)
+    for colour in colours[1 : int(rng.integers(3, 12))]:
+        corners = rng.integers(-side // 2, 5 * side // 2, (int(rng.integers(3, 6)), 2))
+        low, high = corners[:2].min(0), corners[:2].max(0)
+        kind = rng.integers(3)
+        if kind == 0:
+            pen.polygon([(int(x), int(y)) for x, y in corners], fill=colour)
+        elif kind == 1:
+            pen.ellipse((*map(int, low), *map(int, high)), fill=colour)
+        else:
+            pen.line([int(v) for v in corners[:2].ravel()], fill=colour, width=int(rng.integers(2, 40)))
+    return np.asarray(canvas.reduce(2))
+
+
+def _stripes(side: int, rng: np.random.Generator) -> Pixels:
+    """Edges two pixels soft; a period of at least three low-resolution pixels at x4, that they can be told apart."""
+    period, angle, phase = rng.uniform(12, 80), rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
+    rows, columns = np.indices((side, side), np.float32)
+    wave = np.sin(2 * np.pi / period * (columns * np.cos(angle) + rows * np.sin(angle)) + phase)
+    threshold = rng.uniform(-0.7, 0.7)
+    return _mixed(np.clip(0.5 + (wave - threshold) * period / (4 * np.pi), 0, 1), rng)
+
+
+def _mixed(mask: NDArray[np.float32], rng: np.random.Generator) -> Pixels:
+    """Two colours by how much of each; half of the time black and white or nearly so."""
+    colours = rng.integers(0, 256, (2, 3)) if rng.random() < 0.5 else np.array([[20] * 3, [235] * 3])
+    if rng.random() < 0.5:
+        colours = colours[::-1]
+    mixed: Pixels = (colours[0] + mask[..., None] * (colours[1] - colours[0]) + 0.5).astype(np.uint8)
+    return mixed
+
+
+def drawing(side: int, rng: np.random.Generator) -> Pixels:
     """(side, side, 3) uint8 of one of six kinds: noise of every colour, and five in two colours, half of the time black
     and white."""
     colours = rng.integers(0, 256, (2, 3)) if rng.random() < 0.5 else np.array([[0] * 3, [255] * 3])
@@ -38,7 +112,7 @@ def drawing(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         window = np.zeros((side, side), bool)
         window[top : top + side // 2, left : left + side // 2] = True
         mask = mask & window
-    image: NDArray[np.uint8] = np.where(mask[..., None], colours[1], colours[0]).astype(np.uint8)
+    image: Pixels = np.where(mask[..., None], colours[1], colours[0]).astype(np.uint8)
     return image
 
 
@@ -61,7 +135,7 @@ def _strokes(side: int, rng: np.random.Generator, *, text: bool) -> NDArray[np.b
     return np.asarray(canvas.convert("L")) > 127
 
 
-def enlarged(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+def enlarged(image: Pixels, scale: int) -> Pixels:
     """Bicubic, clipped."""
     size = (image.shape[1] * scale, image.shape[0] * scale)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))

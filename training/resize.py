@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(a <= 1, near, np.where(a <= 2, far, 0.0))
 
 
+@lru_cache(maxsize=32)
 def resize_matrix(size: int, divisor: int) -> NDArray[np.float32]:
     """The (ceil(size / divisor), size) matrix which shrinks one axis; each row sums to one."""
     out = math.ceil(size / divisor)

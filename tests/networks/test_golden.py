@@ -22,9 +22,9 @@ GOLDEN_TOLERANCE = 1e-4
 """Of the value range: another machine's kernels sum in another order. A wrong network is off by far more."""
 
 ROUTED_TOLERANCE = 5e-4
-"""Of the value range, root mean square, where pixels choose a prompt: of two that score alike to rounding, another
-machine chooses another, and all that is scanned after such a pixel moves: by up to 3e-4 under noise of 3e-7 on the input,
-where another order of equal ones moves it by 6e-4 and 2e-3, and a wrong network by far more."""
+"""Of the value range, root mean square, where pixels choose a prompt. Of two that score alike to rounding, another
+machine chooses another, and all that is scanned after such a pixel moves: by up to 3e-4 under noise of 3e-7 on the
+input. Another order of equal ones moves it by 6e-4 and 2e-3, a wrong network by far more."""
 
 FLOPS_TOLERANCE = 3e-3
 """Relative: the reports also count resizing and some biases, which attention blocks have, and round to two decimals."""
