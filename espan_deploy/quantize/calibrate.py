@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from espan_deploy import backends
-from espan_deploy.backends.base import Runner
-from espan_deploy.backends.model import ModelFile
 from espan_deploy.description import METADATA_KEY, ModelDescription
 from espan_deploy.errors import CalibrationError, ExportError, VerificationError
 from espan_deploy.precision.breakdown import breaks_down
-from espan_deploy.precision.gate import Comparison, compare_levels, graph_upscaler, runner_upscaler
+from espan_deploy.precision.gate import Comparison
 from espan_deploy.precision.images import VerifyImage
 from espan_deploy.precision.layers import layers_of, name_nodes, nodes_to_keep
 from espan_deploy.quantize.arithmetic import ActivationCodes
+from espan_deploy.quantize.judge import Judge
 from espan_deploy.quantize.layers import quantizable, skipped_note
 from espan_deploy.quantize.learn import Learnt, learn
 from espan_deploy.quantize.pictures import CalibrationPictures
@@ -131,9 +127,8 @@ class _Work:
         if self._skipped:
             self._notes.append(skipped_note(self._skipped))
         self._rng = np.random.default_rng(SEED)
-        self._reference = graph_upscaler(model, description)
         say(f"upscaling {len(images)} images in FP32")
-        self._images, self._levels = self._sound(images)
+        self._judge = Judge(model, description, images, recipe.timed_in)
 
     def run(self, keep: Sequence[str] | None) -> Int8Report:
         """Fit, find what stays in float, learn, judge; more in float until the judgement holds."""
@@ -142,6 +137,7 @@ class _Work:
         wanted = tuple(self._recipe.keep if keep is None else keep)
         decided: dict[str, Decision] = dict.fromkeys(self._named(wanted), FLOAT)
         scheme = self._fit(fitted, decided)
+        self._judge.settle(self._graph(scheme))
         layers = layer_errors(
             self._model,
             self._convolutions,
@@ -165,7 +161,7 @@ class _Work:
                 learnt = self._learn(scheme, learnt)
                 scheme = learnt.scheme
             graph = self._graph(scheme)
-            comparison = self._compare(graph)
+            comparison = self._judge.compare(graph)
             kept, twice = decided_as(FLOAT, decided), decided_as(TWICE, decided)
             self._say(f"INT8 with {len(kept)} layers in float, {len(twice)} read twice: {comparison.summary()}")
             problems = comparison.violations(self._recipe.budget)
@@ -182,7 +178,7 @@ class _Work:
                     twice,
                     layers,
                     learnt,
-                    tuple(self._notes),
+                    (*self._notes, *self._judge.notes),
                 )
             if keep is not None or tried == ROUNDS:
                 break
@@ -226,8 +222,8 @@ class _Work:
         self, scheme: Scheme, layers: Sequence[Sensitivity], wanted: Sequence[Sensitivity]
     ) -> tuple[Sensitivity, ...]:
         """The layers, those wanted with what they take more in float where the engine is here to tell."""
-        backend, wanted = self._recipe.timed_in, [each for each in wanted if each.layer in scheme.weights]
-        if not backend or backends.get(backend).unavailable_reason() is not None:
+        backend, wanted = self._judge.engine, [each for each in wanted if each.layer in scheme.weights]
+        if not backend:
             note = "what a layer costs in float is guessed from its multiply-adds"
             self._notes += [] if note in self._notes else [note]
             return tuple(layers)
@@ -333,18 +329,6 @@ class _Work:
             )
         return batch
 
-    def _sound(self, images: Sequence[VerifyImage]) -> tuple[list[VerifyImage], list[NDArray[np.float64]]]:
-        """The images to judge by, with FP32's results; without those on which FP32 breaks down."""
-        levels = [self._reference(image.low) for image in images]
-        sound = [
-            image.stress or not breaks_down(level[None] / 255)[0] for image, level in zip(images, levels, strict=True)
-        ]
-        lost = [image.name for image, good in zip(images, sound, strict=True) if not good]
-        if lost:
-            self._notes.append(f"not judged by {', '.join(lost)}: FP32 itself breaks down there")
-        kept = [pair for pair, good in zip(zip(images, levels, strict=True), sound, strict=True) if good]
-        return [image for image, _ in kept], [level for _, level in kept]
-
     def _graph(self, scheme: Scheme) -> onnx.ModelProto:
         graph = quantized_graph(self._model, scheme)
         onnx.helper.set_model_props(graph, {**_metadata(graph), **self._described.to_metadata()})
@@ -353,20 +337,6 @@ class _Work:
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
             raise ExportError(f"the INT8 graph is not valid ONNX: {str(exc).strip().splitlines()[0]}") from exc
         return graph
-
-    def _compare(self, graph: onnx.ModelProto) -> Comparison:
-        """With FP32, where it will run: engines differ by a code here and there."""
-        with self._runner(graph) as runner:
-            upscaler = graph_upscaler(graph, self._described) if runner is None else runner_upscaler(runner)
-            return compare_levels(self._levels, upscaler, self._images)
-
-    def _runner(self, graph: onnx.ModelProto) -> AbstractContextManager[Runner | None]:
-        """An open engine, or None where the recipe's is not here."""
-        name = self._recipe.timed_in
-        if not name or backends.get(name).unavailable_reason() is not None:
-            return nullcontext()
-        file = ModelFile(Path("int8.onnx"), graph.SerializeToString(deterministic=True), self._described)
-        return backends.get(name).open(file, precision="int8")
 
     def _named(self, patterns: Sequence[str]) -> tuple[str, ...]:
         """The convolutions that names and patterns mean, by node, by weight or by both. Raises ExportError."""

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 from synthetic import synthetic_description, synthetic_model
 
+from espan_deploy import backends
+from espan_deploy.backends.base import Runner
+from espan_deploy.backends.model import ModelFile
 from espan_deploy.description import description_from_metadata
 from espan_deploy.errors import CalibrationError, ExportError, VerificationError
 from espan_deploy.precision.images import VerifyImage, generated_images
@@ -129,6 +132,36 @@ def test_a_tight_budget_reads_twice_where_that_is_cheaper(
     assert [each["decision"] for each in found.to_dict()["layers"]] == ["twice"]
     assert found.to_dict()["read_twice"] == list(found.twice)
     assert sum(node.op_type == "QuantizeLinear" for node in found.model.graph.node) == 2
+
+
+class Engine:
+    """An engine on a processor on which sums of bytes overflow, or do not."""
+
+    def __init__(self, *, overflows: bool) -> None:
+        self.overflows = overflows
+
+    def unavailable_reason(self) -> None:
+        return None
+
+    def open(self, file: ModelFile, *, precision: str) -> Runner:
+        runner = backends.get("onnxruntime").open(file, precision=precision)
+        if self.overflows:
+            exact = runner.infer
+            runner.infer = lambda pixels: exact(pixels) * np.float32(0.9)  # type: ignore[method-assign]
+        return runner
+
+
+@pytest.mark.parametrize("overflows", [True, False])
+def test_an_engine_that_computes_something_else_does_not_judge(
+    pictures: CalibrationPictures, monkeypatch: pytest.MonkeyPatch, overflows: bool
+) -> None:
+    real = backends.get
+    monkeypatch.setattr(backends, "get", lambda name: Engine(overflows=overflows) if name == "openvino" else real(name))
+
+    made = calibrated(pictures, replace(RECIPE, timed_in="openvino"))
+
+    assert made.comparison.psnr_db > 38
+    assert overflows == any("openvino is 2" in note and "ONNX Runtime judges" in note for note in made.notes)
 
 
 def test_a_budget_that_cannot_be_met_names_figures_and_layers(pictures: CalibrationPictures) -> None:

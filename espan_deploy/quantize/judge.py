@@ -1,0 +1,80 @@
+"""What an INT8 graph is judged by: FP32's results on images, and the engine that it will run in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from espan_deploy import backends
+from espan_deploy.backends.base import Runner
+from espan_deploy.backends.model import ModelFile
+from espan_deploy.description import ModelDescription
+from espan_deploy.precision.breakdown import breaks_down
+from espan_deploy.precision.gate import Comparison, compare_levels, graph_upscaler, runner_upscaler
+from espan_deploy.precision.images import VerifyImage
+
+AGREED_DB = 40.0
+"""Between an engine and the graph's own arithmetic. They differ by a code here and there, which leaves 50 and more;
+sums of bytes that overflow, as oneDNN's do on processors without VNNI, leave 27 to 34."""
+
+
+class Judge:
+    """FP32 in ONNX Runtime, on images.
+
+    model, description: the float32 network. images: those on which FP32 itself breaks down are left out.
+    engine: the backend that INT8 is judged and timed in, as long as it is here and right; "" for ONNX Runtime, which
+    evaluates a quantised graph as it is written. notes: what the user should know.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, description: ModelDescription, images: Sequence[VerifyImage], engine: str
+    ) -> None:
+        self._described = replace(description, precision="int8")
+        here = bool(engine) and backends.get(engine).unavailable_reason() is None
+        self.engine = engine if here else ""
+        reference = graph_upscaler(model, description)
+        levels = [reference(image.low) for image in images]
+        sound = [
+            image.stress or not breaks_down(level[None] / 255)[0] for image, level in zip(images, levels, strict=True)
+        ]
+        lost = [image.name for image, good in zip(images, sound, strict=True) if not good]
+        self.notes = [f"not judged by {', '.join(lost)}: FP32 itself breaks down there"] if lost else []
+        self._images = [image for image, good in zip(images, sound, strict=True) if good]
+        self._levels = [level for level, good in zip(levels, sound, strict=True) if good]
+
+    def settle(self, graph: onnx.ModelProto) -> None:
+        """Try the engine on an INT8 graph; where it computes another picture than the graph says, do without it."""
+        image = next((each.low for each in self._images if not each.stress), None)
+        if not self.engine or image is None:
+            return
+        with self._opened(graph) as runner:
+            got = runner_upscaler(runner)(image)
+        apart_db = _psnr_db(got, graph_upscaler(graph, self._described)(image))
+        if apart_db < AGREED_DB:
+            self.notes.append(
+                f"on this processor {self.engine} is {apart_db:.0f} dB from what the INT8 graph says (without VNNI, "
+                "sums of bytes overflow): ONNX Runtime judges instead, and nothing is timed"
+            )
+            self.engine = ""
+
+    def compare(self, graph: onnx.ModelProto) -> Comparison:
+        """An INT8 graph with FP32."""
+        if not self.engine:
+            return compare_levels(self._levels, graph_upscaler(graph, self._described), self._images)
+        with self._opened(graph) as runner:
+            return compare_levels(self._levels, runner_upscaler(runner), self._images)
+
+    def _opened(self, graph: onnx.ModelProto) -> Runner:
+        file = ModelFile(Path("int8.onnx"), graph.SerializeToString(deterministic=True), self._described)
+        return backends.get(self.engine).open(file, precision="int8")
+
+
+def _psnr_db(got: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    """Of levels, clipped to bytes' range; infinite where they are equal."""
+    squared = np.square(np.clip(got, 0, 255) - np.clip(expected, 0, 255)).mean()
+    return float(10 * np.log10(255**2 / squared)) if squared else float("inf")
