@@ -92,7 +92,7 @@ def to_half(model: onnx.ModelProto, *, keep_fp32: Iterable[str] = ()) -> HalfRes
     result.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
     graph = result.graph
     del graph.value_info[:]
-    _lift_constants(graph)
+    lift_constants(graph)
     name_nodes(graph)
     kept = nodes_to_keep(layers_of(graph), keep_fp32)
     rescale_byte_fed_convolutions(graph, kept)
@@ -140,7 +140,7 @@ def weight_loss(name: str, values: NDArray[np.float32]) -> WeightLoss:
     )
 
 
-def _lift_constants(graph: onnx.GraphProto) -> None:
+def lift_constants(graph: onnx.GraphProto) -> None:
     """Constant nodes with a tensor become initializers: one kind of constant is enough."""
     for index in reversed(range(len(graph.node))):
         node = graph.node[index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,9 +16,9 @@ from espan_deploy.backends.graph_evaluator import GraphEvaluator
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import VerificationError
 from espan_deploy.precision.gate import Comparison, Upscaler, compare_levels, graph_upscaler
-from espan_deploy.precision.half import HALF_MAX, HalfResult, to_half
+from espan_deploy.precision.half import HALF_MAX, HalfResult, lift_constants, to_half
 from espan_deploy.precision.images import VerifyImage
-from espan_deploy.precision.layers import layers_of, name_nodes
+from espan_deploy.precision.layers import GLOB, layers_of, name_nodes
 from espan_deploy.recipes import Budget
 
 KeepFp32 = Sequence[str] | Literal["auto"]
@@ -84,8 +84,8 @@ def half_within_budget(
 ) -> GateReport:
     """Turn a float32 model, its pixels as they are to be, to FP16, and hold the result to a budget.
 
-    keep_fp32: layers to keep, or "auto" to find the smallest set that passes: greedily, by what each layer costs
-    alone, then dropping what turns out not to be needed.
+    keep_fp32: layers to keep, or "auto" to find a smallest set that passes: those whose values FP16 does not hold, or
+    where that is not enough, greedily, by what each layer costs alone; then dropping what turns out not to be needed.
     Raises VerificationError with the figures, the layers responsible and what to keep in FP32.
     """
     say = progress or (lambda _text: None)
@@ -105,6 +105,11 @@ def half_within_budget(
     problems = report.comparison.violations(budget)
     if not problems:
         return report
+    if keep_fp32 == "auto" and report.comparison.nonfinite > budget.max_nonfinite:
+        beyond = layers_beyond_half(model, description, images)
+        found = attempt(entry.layer for entry in beyond) if beyond else report
+        if not found.comparison.violations(budget):
+            return replace(_without_unneeded(found, attempt, budget), sensitivity=beyond)
     ranking = layer_errors(model, description, images, progress=say)
     if keep_fp32 == "auto":
         found = _search(ranking, attempt, budget)
@@ -112,6 +117,26 @@ def half_within_budget(
             return replace(found, sensitivity=ranking)
         problems = ["no set of layers kept in FP32 passes", *problems]
     raise _failure(problems, report, ranking)
+
+
+def layers_beyond_half(
+    model: onnx.ModelProto, description: ModelDescription, images: Sequence[VerifyImage]
+) -> tuple[LayerError, ...]:
+    """The layers that make or read, in FP16, values that it does not hold; those with the largest first.
+
+    One run in FP32 tells, where each layer's cost alone takes a run for each.
+    """
+    named = _named(model)
+    full = to_half(model).fp32_nodes
+    peaks = _value_peaks(named, description, [image.low for image in images])
+    found = []
+    for layer in layers_of(named.graph):
+        nodes = set(layer.nodes).difference(full)
+        read = (name for node in named.graph.node if node.name in nodes for name in (*node.input, *node.output))
+        peak = max((peaks.get(name, 0.0) for name in read), default=0.0)
+        if peak > HALF_MAX:
+            found.append(LayerError(layer.name, math.inf, peak))
+    return tuple(sorted(found, key=lambda entry: -entry.peak))
 
 
 def layer_errors(
@@ -122,9 +147,7 @@ def layer_errors(
     progress: Progress | None = None,
 ) -> tuple[LayerError, ...]:
     """What each layer costs when it alone is FP16, worst first, measured on crops of a few images."""
-    named = onnx.ModelProto()
-    named.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
-    name_nodes(named.graph)
+    named = _named(model)
     layers = [layer.name for layer in layers_of(named.graph)]
     shown = sorted(images, key=lambda image: not image.stress)[:SEARCH_IMAGES]
     crops = [replace(image, low=_crop(image, description.size_multiple)) for image in shown]
@@ -159,7 +182,20 @@ def _search(
             low = middle + 1
         else:
             high, report = middle, smaller
-    for name in reversed(report.kept[:-1]):
+    return _without_unneeded(report, attempt, budget, known=report.kept[-1:])
+
+
+def _without_unneeded(
+    report: GateReport,
+    attempt: Callable[[Iterable[str]], GateReport],
+    budget: Budget,
+    *,
+    known: Collection[str] = (),
+) -> GateReport:
+    """Give back each layer that it passes without, the last first. known: those it does not pass without."""
+    for name in reversed(report.kept):
+        if name in known:
+            continue
         smaller = attempt(kept for kept in report.kept if kept != name)
         if not smaller.comparison.violations(budget):
             report = smaller
@@ -188,7 +224,7 @@ def _failure(problems: Sequence[str], report: GateReport, ranking: Sequence[Laye
 
 def _literal(name: str) -> str:
     """A pattern that means this name alone."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+    return "".join(f"[{character}]" if character in GLOB else character for character in name)
 
 
 def _crop(image: VerifyImage, multiple: int) -> NDArray[np.uint8]:
@@ -210,27 +246,45 @@ def _mean_squared_error(
     return squared / max(1, count)
 
 
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without functions, and with names for all nodes: those that ``to_half`` knows them by."""
+    named = onnx.ModelProto()
+    named.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    lift_constants(named.graph)
+    name_nodes(named.graph)
+    return named
+
+
 def _peaks(
     named: onnx.ModelProto, description: ModelDescription, crops: Sequence[NDArray[np.uint8]]
 ) -> dict[str, float]:
     """The largest magnitude among each layer's values, in FP32."""
-    layers = layers_of(named.graph)
-    layer_of = {node: layer.name for layer in layers for node in layer.nodes}
-    owners = {name: layer_of[node.name] for node in named.graph.node for name in node.output if name}
+    peaks = _value_peaks(named, description, crops)
+    outputs = {node.name: node.output for node in named.graph.node}
+    return {
+        layer.name: max((peaks.get(name, 0.0) for node in layer.nodes for name in outputs[node]), default=0.0)
+        for layer in layers_of(named.graph)
+    }
+
+
+def _value_peaks(
+    named: onnx.ModelProto, description: ModelDescription, lows: Sequence[NDArray[np.uint8]]
+) -> dict[str, float]:
+    """The largest magnitude of each value that nodes compute in floats, in FP32."""
     own = [value.name for value in named.graph.output]
-    values = [name for name in owners if name not in own]
+    values = [name for node in named.graph.node for name in node.output if name and name not in own]
     evaluator = GraphEvaluator(named, outputs=values)
-    peaks = {layer.name: 0.0 for layer in layers}
-    for crop in crops:
-        results = evaluator.run(_feed(crop, description))
+    peaks: dict[str, float] = {}
+    for low in lows:
+        results = evaluator.run(_feed(low, description))
         for name, result in zip([*own, *values], results, strict=True):
-            if name in owners and result.size and np.issubdtype(result.dtype, np.floating):
-                peaks[owners[name]] = max(peaks[owners[name]], float(np.abs(result).max()))
+            if result.size and np.issubdtype(result.dtype, np.floating):
+                peaks[name] = max(peaks.get(name, 0.0), float(np.abs(result).max()))
     return peaks
 
 
-def _feed(crop: NDArray[np.uint8], description: ModelDescription) -> NDArray[Any]:
+def _feed(low: NDArray[np.uint8], description: ModelDescription) -> NDArray[Any]:
     if description.pixels == "uint8":
-        return crop[None]
-    planes = crop.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(description.value_range / 255)
+        return low[None]
+    planes = low.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(description.value_range / 255)
     return np.ascontiguousarray(planes.astype(description.pixels))

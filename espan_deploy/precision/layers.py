@@ -17,6 +17,9 @@ ANCHORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 HEAD = "input"
 """The layer of the nodes before the first anchor."""
 
+GLOB = "*?["
+"""What makes a name a pattern."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -82,7 +85,10 @@ def nodes_to_keep(layers: Sequence[Layer], keep: Iterable[str]) -> set[str]:
     known.update({node: (node,) for layer in layers for node in layer.nodes if node not in known})
     kept: set[str] = set()
     for pattern in keep:
-        matches = [name for name in known if fnmatchcase(name, pattern)]
+        if pattern in known and not any(character in pattern for character in GLOB):
+            matches = [pattern]  # thousands of names against thousands of patterns take seconds
+        else:
+            matches = [name for name in known if fnmatchcase(name, pattern)]
         if not matches:
             near = difflib.get_close_matches(pattern, known, 1, 0.0)
             raise ExportError(

@@ -18,9 +18,9 @@ from espan_deploy.description import description_from_metadata
 from espan_deploy.errors import InputError, VerificationError
 from espan_deploy.pixels import with_pixels
 from espan_deploy.precision.gate import Upscaler, compare, graph_upscaler, runner_upscaler
-from espan_deploy.precision.half import to_half
+from espan_deploy.precision.half import HALF_MAX, to_half
 from espan_deploy.precision.images import MAX_SIDE, VerifyImage, fitted, generated_images, load_images
-from espan_deploy.precision.keep import half_within_budget, layer_errors
+from espan_deploy.precision.keep import half_within_budget, layer_errors, layers_beyond_half
 from espan_deploy.recipes import Budget
 
 SCALE = 4
@@ -183,8 +183,27 @@ def test_auto_keeps_what_must_be_kept_and_nothing_else(images: list[VerifyImage]
         fewer = [kept for kept in report.kept if kept != name]
         with pytest.raises(VerificationError):
             half_within_budget(overflowing(), DESCRIBED, images, keep_fp32=fewer)
-    assert any("measuring layer" in text for text in said)
+    assert not any("measuring layer" in text for text in said)  # what overflows is seen in one run
     assert report.sensitivity[0].layer == "w1"
+    assert report.sensitivity[0].squared_error == math.inf
+
+
+def test_auto_measures_every_layer_where_none_overflows(images: list[VerifyImage]) -> None:
+    model = with_pixels(synthetic_model(), synthetic_description(), "uint8")
+    exact = Budget(min_psnr_db=math.inf)
+    said: list[str] = []
+    report = half_within_budget(model, DESCRIBED, images, keep_fp32="auto", budget=exact, progress=said.append)
+    assert report.kept
+    assert report.comparison.psnr_db == math.inf
+    assert sum("measuring layer" in text for text in said) == 3
+
+
+def test_layers_beyond_half_make_or_read_what_fp16_does_not_hold(images: list[VerifyImage]) -> None:
+    beyond = layers_beyond_half(overflowing(), DESCRIBED, images)
+    assert [entry.layer for entry in beyond] == ["w1", "w2"]
+    assert all(HALF_MAX < entry.peak < math.inf for entry in beyond)
+    sound = with_pixels(synthetic_model(), synthetic_description(), "uint8")
+    assert layers_beyond_half(sound, DESCRIBED, images) == ()
 
 
 def test_auto_keeps_nothing_where_nothing_is_needed(images: list[VerifyImage]) -> None:
