@@ -1,7 +1,7 @@
 """Every released system of both challenges through the command line, to an FP16 engine: a row each, and their table.
 
 python benchmarks/systems.py export SHARED MODELS [PATTERN ...]      # checkpoint -> ONNX, beside the entrants' output
-python benchmarks/systems.py engines MODELS [--keep auto] [PATTERN ...]  # ONNX -> the FP16 gate, and an SM86 engine
+python benchmarks/systems.py engines [--keep auto] MODELS [PATTERN ...]  # ONNX -> the FP16 gate, and an SM86 engine
 python benchmarks/systems.py table MODELS                            # docs/systems.md of what was measured
 
 SHARED holds ``checkpoints`` and ``golden``; MODELS gets NAME.onnx and NAME.json. A PATTERN is part of a checkpoint's
