@@ -36,7 +36,7 @@ from espan_deploy.engine.build import graph_from_onnx  # noqa: E402
 from espan_deploy.errors import EspanDeployError  # noqa: E402
 from espan_deploy.precision.gate import Comparison  # noqa: E402
 from espan_deploy.proof import model_function  # noqa: E402
-from espan_deploy.recipes import Budget, for_sizes, load_recipe  # noqa: E402
+from espan_deploy.recipes import Budget, Span, for_sizes, load_recipe  # noqa: E402
 
 RECIPE = "a6000-rtx-fp16"
 
@@ -59,6 +59,7 @@ def main() -> None:
             command.add_argument("shared", type=Path)
         else:
             command.add_argument("--keep", choices=("auto",), help="find what must stay FP32 where the gate says no")
+            command.add_argument("--largest", type=int, metavar="SIDE", help="of the images that the engines take")
         command.add_argument("models", type=Path)
         command.add_argument("patterns", nargs="*", metavar="PATTERN")
         command.add_argument("--again", action="store_true", help="also what has a row")
@@ -71,7 +72,12 @@ def main() -> None:
         )
     elif arguments.command == "engines":
         build_engines(
-            arguments.models, arguments.patterns, keep=arguments.keep, again=arguments.again, limit=arguments.limit
+            arguments.models,
+            arguments.patterns,
+            keep=arguments.keep,
+            largest=arguments.largest,
+            again=arguments.again,
+            limit=arguments.limit,
         )
     else:
         from systems_table import write_tables
@@ -120,7 +126,9 @@ def export_system(checkpoint: Path, golden: Path, target: Path, *, limit: float 
     return row
 
 
-def build_engines(models: Path, patterns: list[str], *, keep: str | None, again: bool, limit: float | None) -> None:
+def build_engines(
+    models: Path, patterns: list[str], *, keep: str | None, largest: int | None, again: bool, limit: float | None
+) -> None:
     """Through the FP16 gate and TensorRT-RTX, every exported model that is asked for, as processes of their own.
 
     What takes longer than limit seconds is tried once more without keep.
@@ -131,15 +139,16 @@ def build_engines(models: Path, patterns: list[str], *, keep: str | None, again:
         if "failed" in row or ("half" in row and not again):
             continue
         model = path.with_suffix(".onnx")
-        half = _half_within(limit, model, keep) or (_half_within(limit, model, None) if keep else None)
+        half = _half_within(limit, model, keep, largest)
+        half = half or (_half_within(limit, model, None, largest) if keep else None)
         row["half"] = half or {"not_done": f"not done within {limit:g} s"}
         _store(path, row)
 
 
-def _half_within(limit: float | None, model: Path, keep: str | None) -> Row | None:
+def _half_within(limit: float | None, model: Path, keep: str | None, largest: int | None) -> Row | None:
     """What :func:`half_system` gives in a process of its own, or None where that takes longer than limit seconds."""
     receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=_send_half, args=(sender, model, keep))
+    process = multiprocessing.get_context("spawn").Process(target=_send_half, args=(sender, model, keep, largest))
     process.start()
     sender.close()
     try:
@@ -151,19 +160,23 @@ def _half_within(limit: float | None, model: Path, keep: str | None) -> Row | No
         process.join()
 
 
-def _send_half(sender: Any, model: Path, keep: str | None) -> None:
-    sender.send(half_system(model, keep))
+def _send_half(sender: Any, model: Path, keep: str | None, largest: int | None) -> None:
+    sender.send(half_system(model, keep, largest))
 
 
-def half_system(path: Path, keep: str | None) -> Row:
+def half_system(path: Path, keep: str | None, largest: int | None = None) -> Row:
     """What the gate says, and TensorRT-RTX; the engine in FP32 where there is no FP16 graph that passes.
 
+    largest: height and width that the engine takes at most and is tuned for; by default the recipe's.
     Without keep, the gate's figures are taken whatever they are: which layers are responsible takes it many minutes.
     """
     file, recipe = read_model(path), load_recipe(RECIPE)
+    if largest is not None:
+        span = Span(1, largest, largest)
+        recipe = replace(recipe, profile=replace(recipe.profile, height=span, width=span))
     sized = for_sizes(recipe, least=file.description.min_size, multiple=file.description.size_multiple)
     judged = sized if keep else replace(sized, budget=ANY)
-    half: Row = {"engine_precision": "fp16"}
+    half: Row = {"engine_precision": "fp16", "largest": largest}
     start = time.perf_counter()
     try:
         graph, gate = graph_from_onnx(file, judged, keep_fp32=keep, report=lambda text, _: _say(text))

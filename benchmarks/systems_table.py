@@ -23,6 +23,9 @@ SYSTEMS = 61
 LISTED = 3
 """Operators named in a cell."""
 
+KEPT = ": kept on request"
+"""Why operators of layers that are counted in a column of their own are FP32."""
+
 EXPLAINED = 0.003
 """A deviation from the published multiply-adds above this is marked: the page says why."""
 
@@ -98,12 +101,13 @@ def _engine(row: Row) -> list[str]:
     if "psnr_db" not in half:
         quality = [f"refused: {half['refused'].partition(';')[0]}", "", "", ""]
     else:
-        stays = Counter(operator.split(":")[0] for operator in half["fp32_operators"])
+        stays = dict.fromkeys(op.split(":")[0] for op in half["fp32_operators"] if not op.endswith(KEPT))
         psnr = "equal" if half["psnr_db"] is None else f"{half['psnr_db']:.1f} dB"
         psnr += ", refused" if "refused" in half else ""
         quality = [psnr, f"{half['off_by_more']:.3%}", ", ".join(stays) or "nothing", str(len(half["kept_fp32"]) or "")]
     if "engine_bytes" in half:
         engine = f"{half['engine_precision'].upper()}, {half['engine_bytes'] / MEGA:.2f} MB"
+        engine += f", to {half['largest']}x{half['largest']}" if half.get("largest") else ""
     else:
         engine = f"none: {half['not_built'].partition('. Condition')[0]}"
     return [f"`{row['checkpoint']}`", *quality, engine]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from PIL import Image
 from synthetic import synthetic_description, synthetic_model
 
@@ -20,7 +21,7 @@ from espan_deploy.pixels import with_pixels
 from espan_deploy.precision.gate import Upscaler, compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import HALF_MAX, to_half
 from espan_deploy.precision.images import MAX_SIDE, VerifyImage, fitted, generated_images, load_images
-from espan_deploy.precision.keep import half_within_budget, layer_errors, layers_beyond_half
+from espan_deploy.precision.keep import GROUP, half_within_budget, layer_errors, layers_beyond_half
 from espan_deploy.recipes import Budget
 
 SCALE = 4
@@ -223,6 +224,38 @@ def test_layer_errors_are_sorted_and_complete(images: list[VerifyImage]) -> None
     assert {entry.layer for entry in errors} == {"input", "w1", "w2"}
     assert [e.squared_error for e in errors] == sorted((e.squared_error for e in errors), reverse=True)
     assert all(entry.peak > 0 for entry in errors)
+
+
+def with_a_quiet_branch(model: onnx.ModelProto, layers: int) -> onnx.ModelProto:
+    """The features "g" go through as many layers more, 1e-6 of the result of which is added to them."""
+    nodes = list(model.graph.node)
+    eye = np.eye(8, dtype=np.float32)[:, :, None, None]
+    names = ["g", *(f"q{index}" for index in range(layers))]
+    chain = [
+        helper.make_node("Conv", [source, f"{target}.weight"], [target]) for source, target in itertools.pairwise(names)
+    ]
+    chain += [helper.make_node("Mul", [names[-1], "small"], ["r"]), helper.make_node("Add", ["g", "r"], ["t"])]
+    second = next(index for index, node in enumerate(nodes) if node.input[0] == "g")
+    nodes[second].input[0] = "t"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:second], *chain, *nodes[second:]])
+    model.graph.initializer.extend(numpy_helper.from_array(eye, f"{name}.weight") for name in names[1:])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1e-6, np.float32), "small"))
+    return model
+
+
+def test_layers_that_cost_little_are_measured_together(images: list[VerifyImage]) -> None:
+    model = with_pixels(with_a_quiet_branch(synthetic_model(), 2 * GROUP), synthetic_description(), "uint8")
+    said: list[str] = []
+    errors = layer_errors(model, DESCRIBED, images, progress=said.append)
+    assert len(errors) == len({entry.layer for entry in errors}) == 2 * GROUP + 3
+    # input, w1, q0 .. q5 | q6 .. q13 | q14, q15 with the sum, w2: the second group alone is quiet.
+    assert sum("measuring layers" in text for text in said) == 3
+    one_by_one = {text.rpartition(": ")[2] for text in said if "measuring layer " in text}
+    assert {"w1", "w2"} <= one_by_one
+    assert not one_by_one & {f"q{index}" for index in range(6, 14)}
+    assert {entry.layer for entry in errors[:2]} <= {"w1", "w2", "input", "q15"}
+    assert len({entry.squared_error for entry in errors if entry.layer in ("q6", "q13")}) == 1
 
 
 def test_a_runner_is_compared_like_a_graph(images: list[VerifyImage], tmp_path: Path) -> None:
