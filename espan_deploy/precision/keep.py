@@ -114,9 +114,9 @@ def half_within_budget(
         return report
     if keep_fp32 == "auto" and report.comparison.nonfinite > budget.max_nonfinite:
         beyond = layers_beyond_half(model, description, images)
-        found = attempt(entry.layer for entry in beyond) if beyond else report
-        if not found.comparison.violations(budget):
-            return replace(_without_unneeded(found, attempt, budget), sensitivity=beyond)
+        held = attempt(entry.layer for entry in beyond) if beyond else report
+        if not held.comparison.violations(budget):
+            return replace(_without_unneeded(held, attempt, budget), sensitivity=beyond)
     ranking = layer_errors(model, description, images, progress=say)
     if keep_fp32 == "auto":
         found = _search(ranking, attempt, budget)
