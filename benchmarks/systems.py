@@ -212,9 +212,9 @@ def _cpu_seconds() -> float:
 
 
 def _operators(graph: Any, reasons: dict[str, str]) -> list[str]:
-    """``ReduceMean (a sum over the image)``, each once."""
+    """``ReduceMean: a sum over the image``, each once; a cast that was dropped is none."""
     types = {node.name: node.op_type for node in graph.graph.node}
-    return sorted({f"{types.get(name, name)}: {reason}" for name, reason in reasons.items()})
+    return sorted({f"{types[name]}: {reason}" for name, reason in reasons.items() if name in types})
 
 
 def _model(file: ModelFile) -> Any:
