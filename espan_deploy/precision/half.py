@@ -250,7 +250,6 @@ class _Conversion:
         reasons = {
             "its result depends on the image's size alone": self.on_image.isdisjoint(node.output)
             and node.op_type != DEQUANTISE,
-            "kept on request": node.name in self.kept,
             FP32_OPS.get(node.op_type, ""): node.op_type in FP32_OPS,
             self.kin_of_sums.get(node.name, ""): node.name in self.kin_of_sums,
             "it holds a graph of its own": any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute),
@@ -259,6 +258,7 @@ class _Conversion:
                 self._is_float(name) and name in self.on_image and not half
                 for name, half in zip(node.input, allowed, strict=True)
             ),
+            "kept on request": node.name in self.kept,
         }
         found = next((reason for reason, holds in reasons.items() if holds), "")
         return found or self._overflow(node) or self._small_scale(node)

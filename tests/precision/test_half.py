@@ -179,8 +179,11 @@ def test_sums_over_the_image_stay_fp32() -> None:
         helper.make_node("GlobalAveragePool", ["input"], ["mean"]),
         helper.make_node("Mul", ["input", "mean"], ["output"]),
     ]
-    result = to_half(graph(nodes))
+    model = graph(nodes)
+    result = to_half(model)
     assert list(result.fp32_nodes.values()) == ["a sum over the image"]
+    again = to_half(model, keep_fp32=list(result.fp32_nodes))  # it would stay FP32 without the request
+    assert again.fp32_nodes == result.fp32_nodes
     assert value_types(result.model)["output"] == TensorProto.FLOAT
 
 
