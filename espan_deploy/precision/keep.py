@@ -32,7 +32,7 @@ GROUP = 8
 """Layers are measured by so many at once first, and one by one only where a group's error counts: each takes a session,
 which is seconds for a graph of thousands of operators."""
 
-COUNTING = 0.95
+COUNTING = 0.8
 """The share of the error that the groups with the largest must explain together."""
 
 NAMED = 5
