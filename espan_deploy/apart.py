@@ -24,6 +24,30 @@ class CrashedError(Exception):
     """The child ended without a result. The message says how, and the last it said."""
 
 
+class OutOfTimeError(BaseException):
+    """What was to be computed takes too long. No Exception, which other people's code takes for a reason to go on."""
+
+
+@contextmanager
+def computing_at_most(seconds: float) -> Iterator[None]:
+    """Raise OutOfTimeError in the block once this process has computed for so long, whoever else uses the machine.
+
+    For a process's main thread, such as a child's only one.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        raise OutOfTimeError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 @contextmanager
 def without_warnings() -> Iterator[None]:
     """What a network's author might care about, and who runs it cannot change."""

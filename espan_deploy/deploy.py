@@ -14,7 +14,9 @@ proof          ``proof.py``                        how far the model is from the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,19 +29,23 @@ from onnx_ir.passes import common as passes
 from espan_deploy.backends.graph_evaluator import GraphEvaluator
 from espan_deploy.backends.model import INT8
 from espan_deploy.description import ModelDescription
-from espan_deploy.errors import EspanDeployError, ExportError, VerificationError
-from espan_deploy.facts import Forward, Takes, find_max_batch, find_takes
+from espan_deploy.errors import EspanDeployError, ExportError, NotTraceableError, VerificationError
+from espan_deploy.facts import Forward, Takes, at_multiples, at_taken_sizes, find_max_batch, find_takes
 from espan_deploy.fold import Borders, FoldReport, fold
 from espan_deploy.graph import Complexity, SizedGraph, complexity, reach
 from espan_deploy.graph.batch import with_free_batch
 from espan_deploy.graph.quantised import is_quantised, without_quantisation
-from espan_deploy.proof import GLANCE_SIZE, PARITY_TOLERANCE, Proof, agree_at, model_function, prove
+from espan_deploy.proof import GLANCE_SIZE, Proof, agree_at, disproved, model_function, prove
 from espan_deploy.proof_nodes import first_difference
 from espan_deploy.proof_tiles import with_proven_tiles
 from espan_deploy.sources import ONNX_SUFFIX, Source, graph_source, network_source
 
 if TYPE_CHECKING:
     from espan_deploy.networks import Network
+
+
+MULTIPLES = (8, 16, 32, 64)
+"""Tried where a graph is wrong: networks pad images to such."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ class Deployment:
 class Original:
     """What is to be deployed, as it was given.
 
-    forward: calls it. fixed: the only height and width wanted or taken, None for any. graphs: export it, given the
-    sizes it takes, one after another until one is right; lowered float32 graphs (N, 3, H, W) ->
+    forward: calls it. fixed: the only height and width wanted or taken, None for any. graphs: given the sizes it takes,
+    what exports it, one after another until one is right; lowered float32 graphs (N, 3, H, W) ->
     (N, 3, scale*H, scale*W), every branch still there. stated: what is said of the scale and the sizes it takes, if
     anything is. of_one_size: exports it for one height and width, to tell what went wrong in the others.
     """
@@ -82,7 +88,7 @@ class Original:
     forward: Forward
     value_range: float
     fixed: tuple[int, int] | None
-    graphs: tuple[Callable[[Takes], ir.Model], ...]
+    graphs: Callable[[Takes], tuple[Callable[[], ir.Model], ...]]
     stated: Takes | None = None
     of_one_size: Callable[[tuple[int, int]], ir.Model] | None = None
 
@@ -163,7 +169,7 @@ def describe_file(path: Path) -> ModelDescription:
     else:
         original = _original_network(*network_source(path), static_size=None)
     takes = find_takes(original.forward, original.source.title, fixed=original.fixed, stated=original.stated)
-    graph = original.graphs[0](takes)
+    graph = original.graphs(takes)[0]()
     sized = SizedGraph(_in_floats(graph))
     return _describe(sized, complexity(sized), takes, original, quantised=is_quantised(graph.graph))
 
@@ -172,16 +178,18 @@ def _original_network(network: Network, source: Source, static_size: tuple[int, 
     from espan_deploy.onnx_export import LARGE_TRACED_SIZE, TRACED_SIZE, module_function, onnx_from_module_apart
 
     def graph(takes: Takes, size: tuple[int, int], any_batch: bool) -> ir.Model:
+        static, multiple = takes.fixed is not None, takes.multiple
+        traced = takes.fit(*size)
         return onnx_from_module_apart(
-            network.module,
-            traced=takes.fit(*size),
-            static=takes.fixed is not None,
-            any_batch=any_batch and takes.max_batch is None,
+            network.module, traced=traced, static=static, any_batch=any_batch, multiple=multiple
         )
 
-    # Windows are often put together again by int(windows / windows of an image), which is the batch of the example.
-    sizes = (TRACED_SIZE,) if static_size else (TRACED_SIZE, LARGE_TRACED_SIZE)
-    graphs = tuple(partial(graph, size=size, any_batch=any_batch) for size in sizes for any_batch in (True, False))
+    def graphs(takes: Takes) -> tuple[Callable[[], ir.Model], ...]:
+        sizes = (TRACED_SIZE, LARGE_TRACED_SIZE) if takes.fixed is None else (TRACED_SIZE,)
+        # Windows are often put together again by int(windows / windows of an image), the batch of the example.
+        batches = (True, False) if takes.max_batch is None else (False,)
+        return tuple(partial(graph, takes, size, any_batch) for size in sizes for any_batch in batches)
+
     stated = None if network.scale is None else Takes(network.scale, network.multiple, network.least)
 
     def of_one_size(size: tuple[int, int]) -> ir.Model:
@@ -197,7 +205,9 @@ def _original_graph(graph: ir.Model, source: Source, value_range: float) -> Orig
         graph = with_free_batch(graph)
     forward = _function(graph)
     fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    return Original(source, forward, value_range, fixed, (lambda takes: _with_any_batch(graph, forward, takes),))
+    return Original(
+        source, forward, value_range, fixed, lambda takes: (lambda: _with_any_batch(graph, forward, takes),)
+    )
 
 
 def _with_any_batch(graph: ir.Model, forward: Forward, takes: Takes) -> ir.Model:
@@ -220,16 +230,20 @@ def _function(graph: ir.Model) -> Forward:
 def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deployment:
     """The chain, with one graph after another until one is right."""
     takes = find_takes(original.forward, original.source.title, fixed=original.fixed, stated=original.stated)
+    original = replace(original, forward=at_taken_sizes(original.forward, original.source.title))
     refused: EspanDeployError | None = None
     doubtful: ir.Model | None = None
     wrong: ir.Model | None = None
-    for export in original.graphs:
+    exports = original.graphs(takes)
+    for export in exports:
         try:
-            graph = export(takes)
-            if len(original.graphs) == 1 or _right_at_a_glance(graph, original, takes):
+            graph = export()
+            if len(exports) == 1 or _right_at_a_glance(graph, original, takes):
                 wrong = wrong or graph
                 return _proven(graph, original, takes, borders=borders, folding=folding)
             doubtful = doubtful or graph
+        except NotTraceableError:
+            raise
         except (ExportError, VerificationError) as exc:
             refused = refused or exc
     if doubtful is not None:  # which says at which sizes it is right
@@ -239,10 +253,27 @@ def _deploy(original: Original, *, borders: Borders, folding: bool) -> Deploymen
         except VerificationError as exc:
             refused = exc
     assert refused is not None
-    if wrong is not None and original.of_one_size is not None and isinstance(refused, VerificationError):
-        found = first_difference(wrong, original.forward, original.of_one_size, takes, value_range=original.value_range)
-        raise VerificationError(refused.message + found, hint=refused.hint)
-    raise refused
+    if wrong is None or original.of_one_size is None or not isinstance(refused, VerificationError):
+        raise refused
+    deployment = _deploy_multiples(original, takes, borders=borders, folding=folding) if takes.fixed is None else None
+    if deployment is not None:
+        return deployment
+    found = first_difference(wrong, original.forward, original.of_one_size, takes, value_range=original.value_range)
+    raise VerificationError(refused.message + found, hint=refused.hint)
+
+
+def _deploy_multiples(original: Original, takes: Takes, *, borders: Borders, folding: bool) -> Deployment | None:
+    """For a network that pads images by numbers of Python's, which its graph keeps: where there is nothing to pad."""
+    for export in original.graphs(replace(takes, multiple=math.lcm(takes.multiple, MULTIPLES[-1]))):
+        with suppress(ExportError):
+            graph = export()
+            for multiple in MULTIPLES:
+                fewer = at_multiples(original.forward, takes, multiple)
+                if _right_at_a_glance(graph, original, fewer):
+                    with suppress(VerificationError):
+                        return _proven(graph, original, fewer, borders=borders, folding=folding)
+            return None
+    return None
 
 
 def _right_at_a_glance(graph: ir.Model, original: Original, takes: Takes) -> bool:
@@ -274,7 +305,7 @@ def _proven(graph: ir.Model, original: Original, takes: Takes, *, borders: Borde
         margin=0 if all(site.exact for site in report.sites) else described.halo or 0,
     )
     if not proof.holds:
-        raise _disproved(proof, source, exact=not report.sites or borders == "exact")
+        raise disproved(proof, source.title, exact=not report.sites or borders == "exact")
     description = replace(
         with_proven_tiles(described, function, original.forward, takes),
         min_size=proof.least,
@@ -289,20 +320,6 @@ def _proven(graph: ir.Model, original: Original, takes: Takes, *, borders: Borde
     )
     onnx.helper.set_model_props(model, description.to_metadata())
     return Deployment(model, description, report, before, after, proof)
-
-
-def _disproved(proof: Proof, source: Source, *, exact: bool) -> VerificationError:
-    how = f"by {proof.inside:.1e} of its largest value, allowed is {PARITY_TOLERANCE:.0e}"
-    agrees = ", ".join(f"{height}x{width}" for _, height, width in proof.sizes)
-    message = f"the exported model differs from {source.title} {how}"
-    if proof.reason:
-        message = f"the exported model fails where {source.title} does not: {proof.reason}"
-    return VerificationError(
-        f"{message}; it agrees at {agrees}" if agrees else message,
-        hint="a network that is right at one size only was frozen at it: --static HEIGHTxWIDTH exports that size"
-        if exact
-        else "--fold-borders exact keeps the image's border as it was",
-    )
 
 
 def _in_floats(graph: ir.Model) -> ir.Model:

@@ -7,6 +7,7 @@
     │   └── UnknownNetworkError          its keys belong to no network that is known
     ├── FoldError                        a graph that cannot be folded
     ├── ExportError                      a network that cannot be exported, an ONNX file that cannot be used
+    │   └── NotTraceableError            whatever example it is traced with
     ├── RecipeError                      an engine recipe that does not hold together
     ├── CalibrationError                 calibration data that cannot serve
     ├── InputError                       input images, folders, sizes
@@ -54,6 +55,10 @@ class FoldError(EspanDeployError):
 
 class ExportError(EspanDeployError):
     """A network that cannot be exported, or an ONNX file that cannot be used."""
+
+
+class NotTraceableError(ExportError):
+    """A network that cannot be exported whatever example it is traced with: it decides on pixels, or takes too long."""
 
 
 class RecipeError(EspanDeployError):

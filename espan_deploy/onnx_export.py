@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import logging
 import re
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from espan_deploy.apart import CrashedError, can_run_apart, run_apart, without_warnings
-from espan_deploy.errors import ExportError
+from espan_deploy.apart import (
+    CrashedError,
+    OutOfTimeError,
+    can_run_apart,
+    computing_at_most,
+    run_apart,
+    without_warnings,
+)
+from espan_deploy.errors import ExportError, NotTraceableError
 from espan_deploy.graph.lowering import lowered
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 OPSET = 20
 """The first with everything our networks use at its present meaning; TensorRT reads it since 10.3."""
@@ -39,70 +47,112 @@ LARGE_TRACED_SIZE = (163, 133)
 """Of a second example, for a network that decides on sizes in Python: what it does with large images, it does here."""
 
 
+MOST_COMPUTING_S = 600
+"""Of one attempt; networks of twenty million parameters take a tenth of it."""
+
+NOT_OF_A_NETWORK = {"torch", "onnxscript", "onnx_ir", "sympy", "mpmath", "apart.py", "exportable.py"}
+NOT_OF_A_NETWORK |= {"contextlib.py", "functools.py"}
+"""Parts of the paths of code that runs while a network is traced."""
+
 CALL = re.compile(r'raised this error:\s+File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]+\n(?P<code>[^\n]+)')
 """How PyTorch's exporter names the line of a network that decides on pixels."""
 
 
 def onnx_from_module(
-    module: nn.Module, *, traced: tuple[int, int] = TRACED_SIZE, static: bool = False, any_batch: bool = True
+    module: nn.Module,
+    *,
+    traced: tuple[int, int] = TRACED_SIZE,
+    static: bool = False,
+    any_batch: bool = True,
+    multiple: int = 1,
 ) -> ir.Model:
     """Export a network in evaluation mode as a lowered float32 graph (N, 3, H, W) -> (N, 3, scale*H, scale*W).
 
     traced: height and width of the example it is traced with. static: whether the graph is fixed to that height and
-    width; by default both are dynamic. any_batch: whether the batch is; else it is one.
+    width; by default both are dynamic. any_batch: whether the batch is; else it is one. multiple: of the sizes it
+    takes; where PyTorch's exporter cannot work out which sizes those are, it is told.
     Nothing is optimised, so that the fold sees every branch, in the float32 weights of the checkpoint.
-    Raises ExportError, saying what blocks it.
+    Raises ExportError, saying what blocks it; NotTraceableError, where that is a decision on pixels.
     """
     import torch
-
-    from espan_deploy.networks.exportable import Exportable
 
     height, width = traced
     if not static and height == width:
         width += width  # or one would be taken for the other
-    dynamic: dict[int, str] = {0: "batch"} if any_batch else {}
+    axes: dict[int, Any] = {0: "batch"} if any_batch else {}
     if not static:
-        dynamic.update({2: "height", 3: "width"})
+        axes.update({2: "height", 3: "width"})
     example = torch.zeros(TRACED_BATCH if any_batch else 1, 3, height, width)
     try:
-        with _quiet(), Exportable():
-            program = torch.onnx.export(
-                module.eval(),
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=(dynamic,),
-                optimize=False,
-                verbose=False,
-            )
+        return _exported(module, example, axes)
     except Exception as exc:  # the exporter raises dozens of kinds, wrapped in its own
         what = f"at {height}x{width}" if static else "with dynamic sizes"
         cause = _cause(exc)
-        hint = "" if static else "--static 256x256 exports it for one size"
         if "DataDependent" in cause:
-            hint = "a graph takes no decisions on pixels: write the branch with torch.where"
+            raise NotTraceableError(
+                f"the network cannot be exported {what}: {cause}",
+                hint="a graph takes no decisions on pixels: write the branch with torch.where",
+            ) from exc
+        if multiple > 1 and not static:
+            told = {axis: multiple * torch.export.Dim(name) for axis, name in axes.items()}
+            if any_batch:
+                told[0] = torch.export.Dim("batch")
+            with suppress(Exception):
+                return _exported(module, example, told)
+        hint = "" if static else "--static 256x256 exports it for one size"
         raise ExportError(f"the network cannot be exported {what}: {cause}", hint=hint) from exc
+
+
+def _exported(module: nn.Module, example: Tensor, axes: dict[int, Any]) -> ir.Model:
+    """The lowered graph, traced with an example. axes: names of those that stay open, or what is known of them."""
+    import torch
+
+    from espan_deploy.networks.exportable import Exportable
+
+    with _quiet(), Exportable():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=(axes,),
+            optimize=False,
+            verbose=False,
+        )
     assert program is not None
     return lowered(program.model)
 
 
 def onnx_from_module_apart(
-    module: nn.Module, *, traced: tuple[int, int] = TRACED_SIZE, static: bool = False, any_batch: bool = True
+    module: nn.Module,
+    *,
+    traced: tuple[int, int] = TRACED_SIZE,
+    static: bool = False,
+    any_batch: bool = True,
+    multiple: int = 1,
 ) -> ir.Model:
     """The same in a child process where the system has safe ones: its warnings and crashes end there.
 
-    Raises ExportError also where PyTorch's exporter ended its process.
+    Raises ExportError also where PyTorch's exporter ended its process, NotTraceableError where it took too long.
     """
     import torch
 
     def export() -> ir.Model:
-        return onnx_from_module(module, traced=traced, static=static, any_batch=any_batch)
+        return onnx_from_module(module, traced=traced, static=static, any_batch=any_batch, multiple=multiple)
 
     def serialised() -> bytes:
         torch.set_num_threads(1)  # a forked process has none of its parent's threads
-        content: bytes = ir.to_proto(export()).SerializeToString()
+        try:
+            with computing_at_most(MOST_COMPUTING_S):
+                content: bytes = ir.to_proto(export()).SerializeToString()
+        except OutOfTimeError as exc:
+            raise NotTraceableError(
+                f"PyTorch's exporter was still at work after {MOST_COMPUTING_S / 60:.0f} minutes{_last_line(exc)}",
+                hint="a loop over parts of the image is traced once for each, or for none: "
+                "--static 64x64 exports the network for one size, the smaller the sooner",
+            ) from exc
         return content
 
     if not can_run_apart():
@@ -162,6 +212,15 @@ def _cause(exc: BaseException) -> str:
     place = CALL.search(str(exc))
     where = f" ({Path(place['file']).name}, line {place['line']}: {place['code'].strip()})" if place else ""
     return f"{type(exc).__name__}: {told.rstrip('. ')}{where}"
+
+
+def _last_line(exc: BaseException) -> str:
+    """The line of the network that was being traced, or "" where it was not being traced."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    parts = [{*Path(frame.filename).parts} for frame in frames]
+    traced = next((i for i, found in enumerate(parts) if "torch" in found), len(frames))
+    own = [frames[i] for i in range(traced, len(frames)) if not NOT_OF_A_NETWORK & parts[i]]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from espan_deploy import backends
 from espan_deploy.backends.model import INT8, ModelFile
 from espan_deploy.backends.onnxruntime import OnnxRuntimeRunner, Sessions
 from espan_deploy.description import ModelDescription
-from espan_deploy.errors import InferenceError
+from espan_deploy.errors import InferenceError, VerificationError
 from espan_deploy.facts import Forward, Planes, Takes, soft_noise
 
 PARITY_TOLERANCE = 1e-4
@@ -104,6 +104,21 @@ def prove(model: Forward, network: Forward, takes: Takes, *, value_range: float,
         if comparison.agree(sizes[first:]):
             return comparison.proof(sizes[first:], max(sizes[first]))
     return comparison.proof(sizes[: len(PROVEN_SIZES)], takes.least)
+
+
+def disproved(proof: Proof, title: str, *, exact: bool) -> VerificationError:
+    """What to say of a proof that does not hold. exact: whether no border was folded approximately."""
+    how = f"by {proof.inside:.1e} of its largest value, allowed is {PARITY_TOLERANCE:.0e}"
+    agrees = ", ".join(f"{height}x{width}" for _, height, width in proof.sizes)
+    message = f"the exported model differs from {title} {how}"
+    if proof.reason:
+        message = f"the exported model fails where {title} does not: {proof.reason}"
+    return VerificationError(
+        f"{message}; it agrees at {agrees}" if agrees else message,
+        hint="a network that is right at one size only was frozen at it: --static HEIGHTxWIDTH exports that size"
+        if exact
+        else "--fold-borders exact keeps the image's border as it was",
+    )
 
 
 def agree_at(model: Forward, network: Forward, size: tuple[int, int], *, value_range: float = 1.0) -> bool:

@@ -94,7 +94,7 @@ def _with_proven_fixed_tiles(
             whole = network(image)
         except Exception as exc:
             told = "its network takes no larger image to compare tiles with"
-            return replace(description, halo=None, halo_reason=f"{told} ({type(exc).__name__})")
+            return replace(description, halo=None, halo_reason=f"{told} ({type(exc.__cause__ or exc).__name__})")
         for start, kept, kept_end in ((0, 0, side - further - halo), (further, further + halo, side)):
             part = model(np.ascontiguousarray(_cut(image, axis, start, start + fixed[axis - 2])))
             expected = _cut(whole, axis, kept * scale, kept_end * scale)

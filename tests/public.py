@@ -29,6 +29,21 @@ SMALL: dict[str, tuple[str, str, dict[str, Any]]] = {
             "upsampler": "pixelshuffledirect",
         },
     ),
+    "AuraSR": (
+        "AuraSR",
+        "AuraSR",
+        {
+            "dim": 8,
+            "image_size": None,
+            "input_image_size": None,
+            "style_network": {"dim_in": 8, "dim_out": 32, "depth": 4},
+            "up_dim_mults": (1, 1, 1, 1, 1),
+            "down_dim_mults": (1, 1, 1),
+            "full_attn": (False, False, False, False, False),
+            "self_attn_dim_head": 8,
+            "mid_attn_depth": 1,
+        },
+    ),
     "CRAFT": ("CRAFT", "CRAFT", {"embed_dim": 48, "depths": [2], "num_heads": [2], "upscale": 2}),
     "Compact": ("Compact", "Compact", {"num_feat": 16, "num_conv": 2, "upscale": 2}),
     "DAT": (
@@ -66,7 +81,7 @@ SMALL: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"embed_dim": 24, "num_groups": 1, "depth_per_group": 2, "num_heads": 2, "scale": 2, "mid_dim": 16},
     ),
     "FFTformer": ("FFTformer", "FFTformer", {"dim": 16, "num_blocks": [1, 1, 2], "num_refinement_blocks": 1}),
-    "GFPGAN": ("GFPGAN", "GFPGAN", {"out_size": 512, "narrow": 0.25, "channel_multiplier": 1}),
+    "GFPGAN": ("GFPGAN", "GFPGAN", {"out_size": 512}),
     "GRL": (
         "GRL",
         "GRL",

@@ -61,6 +61,16 @@ y = y + 0.01 * torch.sin(rows + columns)"""
 TO_A_GRID = """cells = F.adaptive_max_pool2d(y, (height // 8, width // 8)) + F.adaptive_avg_pool2d(y, (3, None)).mean()
 y = y * torch.sigmoid(F.interpolate(cells, size=(height, width), mode="bilinear"))"""
 
+PADDED_BY_NUMBERS = """y = F.pad(y, (0, int(-width % 8), 0, int(-height % 8)), mode="replicate")
+y = y + F.interpolate(F.avg_pool2d(y, 8), scale_factor=8)
+y = y[:, :, :height, :width]"""
+
+EVEN_AND_HALVED = """even = 2 * ((height - 1) // 2 + 1), 2 * ((width - 1) // 2 + 1)
+y = F.pixel_unshuffle(F.pad(y, (0, even[1] - width, 0, even[0] - height), mode="reflect"), 2)
+y = F.pixel_shuffle(y + F.interpolate(F.avg_pool2d(y, 2), scale_factor=2.0), 2)
+if height != even[0] or width != even[1]:
+    y = y[:, :, :height, :width]"""
+
 BRIGHT = """tokens = y.permute(0, 2, 3, 1)[x.mean(1) > 0.5]
 y = y + self.head.weight.mean() * tokens.mean(0)[:, None, None]"""
 
@@ -91,6 +101,8 @@ STRUCTURES: dict[str, Structure] = {
         {"size_multiple": 1},
     ),
     "input written into": Structure(around("nn.Identity()") + WRITING, {"halo": 2}),
+    "padded by Python's numbers": Structure(forward(PADDED_BY_NUMBERS), {"size_multiple": 8, "padding": "edge"}),
+    "even, then halved": Structure(forward(EVEN_AND_HALVED), {"size_multiple": 4}),
     "x1": Structure(forward("y = y * 2", scale=1), {"scale": 1}),
     "x3": Structure(forward("y = y * 2", scale=3), {"scale": 3}),
     "x8": Structure(forward("y = y * 2", scale=8), {"scale": 8}),
@@ -173,6 +185,16 @@ REFUSED: dict[str, tuple[str, int, str]] = {
         "(model.py, line 14: y = y * F.avg_pool2d(",
     ),
 }
+
+
+@pytest.mark.skipif(not can_run_apart(), reason="only a child's time is limited")
+def test_an_exporter_that_does_not_end_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that runs once for each row is traced once for each."""
+    monkeypatch.setattr("espan_deploy.onnx_export.MOST_COMPUTING_S", 3)
+    result = export(tmp_path, forward("while torch.compiler.is_exporting():\n    y = y + 1"))
+
+    assert result.exit_code == 1
+    assert "still at work after 0 minutes (model.py, line 14: y = y + 1)" in result.stderr
 
 
 @pytest.mark.parametrize("name", REFUSED)
