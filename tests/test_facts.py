@@ -72,6 +72,30 @@ def test_a_small_multiple_alone_is_not_the_least() -> None:
     assert find_takes(forward, "n").least == 18  # 16 alone is taken, 17 is not
 
 
+@pytest.mark.parametrize(("padded_to", "multiple"), [(2, 4), (2, 8), (4, 8), (4, 16)])
+def test_sizes_next_to_those_of_a_multiple_are_none(padded_to: int, multiple: int) -> None:
+    """Padded to even sizes and halved twice, 51 and 52 are taken beside 48, and then 55 and 56."""
+
+    def forward(x: Planes) -> Planes:
+        if any(-(-side // padded_to) * padded_to % multiple for side in x.shape[2:]):
+            raise ValueError("no")
+        return enlarged(x)
+
+    takes = find_takes(forward, "n")
+
+    assert (takes.multiple, takes.least) == (multiple, multiple)
+
+
+def test_a_size_that_is_refused_against_all_that_was_tried_is_one_message() -> None:
+    def forward(x: Planes) -> Planes:
+        if x.shape[2:] == (20, 24):
+            raise ValueError("of all sizes")
+        return enlarged(x)
+
+    with pytest.raises(ExportError, match="n takes images of other sizes and none of 20x24: ValueError: of all sizes"):
+        find_takes(forward, "n")
+
+
 def test_another_scale_than_is_said_is_an_error() -> None:
     with pytest.raises(ExportError, match="n should enlarge 4 times by what its weights say, and does 2"):
         find_takes(enlarged, "n", stated=Takes(4))
