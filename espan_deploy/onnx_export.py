@@ -93,6 +93,8 @@ def onnx_from_module(
                 f"the network cannot be exported {what}: {cause}",
                 hint="a graph takes no decisions on pixels: write the branch with torch.where",
             ) from exc
+        if "No ONNX function" in cause:
+            raise NotTraceableError(f"the network cannot be exported: {cause}") from exc
         if multiple > 1 and not static:
             told = {axis: multiple * torch.export.Dim(name) for axis, name in axes.items()}
             if any_batch:

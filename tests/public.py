@@ -74,7 +74,7 @@ SMALL: dict[str, tuple[str, str, dict[str, Any]]] = {
         "ESRGAN",
         {"num_filters": 16, "num_blocks": 1, "plus": True, "shuffle_factor": 2, "scale": 2},
     ),
-    "FBCNN": ("FBCNN", "FBCNN", {"nc": [16, 32, 64, 512], "nb": 1}),
+    "FBCNN": ("FBCNN", "FBCNN", {"nc": [16, 32, 64, 512], "nb": 2}),
     "FDAT": (
         "FDAT",
         "FDAT",

@@ -2,6 +2,7 @@
 
 ``F.adaptive_avg_pool2d`` and ``F.adaptive_max_pool2d`` to more than one cell export without complaint and are right at
 the size they were traced with only: the kernels become numbers. Here the cells are places, computed from sizes.
+``torch.sort`` told whether to be stable has no ONNX function; told nothing, it has.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Exportable(TorchFunctionMode):
             sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
             if isinstance(x, Tensor) and x.ndim == 4 and len(sides) == 2 and any(side != 1 for side in sides):
                 return pool_to(x, sides, pool)
+        if func in _SORTS:
+            given.pop("stable", None)  # what ONNX sorts stays in order where it is equal, asked or not
         return func(*args, **given)
 
 
@@ -65,6 +68,8 @@ def _largest(cells: Tensor, axis: int, inside: Tensor, length: Tensor) -> Tensor
     del inside, length
     return cells.amax(axis)
 
+
+_SORTS = (torch.sort, torch.Tensor.sort)
 
 _POOLS: dict[Any, Callable[[Tensor, int, Tensor, Tensor], Tensor]] = {
     F.adaptive_avg_pool2d: _mean,
