@@ -2,7 +2,8 @@
 
 ``F.adaptive_avg_pool2d`` and ``F.adaptive_max_pool2d`` to more than one cell export without complaint and are right at
 the size they were traced with only: the kernels become numbers. Here the cells are places, computed from sizes.
-``torch.sort`` told whether to be stable has no ONNX function; told nothing, it has.
+``torch.sort`` told whether to be stable has no ONNX function; told nothing, it has. A float that is read from a tensor,
+such as a learnt exponent, stays a tensor.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Exportable(TorchFunctionMode):
             sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
             if isinstance(x, Tensor) and x.ndim == 4 and len(sides) == 2 and any(side != 1 for side in sides):
                 return pool_to(x, sides, pool)
+        if func is torch.Tensor.item and args and args[0].is_floating_point():
+            return args[0].reshape(())  # a number of Python's has no ONNX function in most operators; a tensor has
         if func in _SORTS:
             given.pop("stable", None)  # what ONNX sorts stays in order where it is equal, asked or not
         return func(*args, **given)

@@ -104,6 +104,9 @@ STRUCTURES: dict[str, Structure] = {
     "padded by Python's numbers": Structure(forward(PADDED_BY_NUMBERS), {"size_multiple": 8, "padding": "edge"}),
     "even, then halved": Structure(forward(EVEN_AND_HALVED), {"size_multiple": 4}),
     "sorted, stable": Structure(forward("y = y + torch.sort(y, dim=1, stable=True).values.roll(1, 1)"), {"halo": 2}),
+    "a learnt exponent, as a number": Structure(
+        forward("y = (y.abs() + 0.1).pow(self.tail.bias[:1].item())"), {"halo": 2}
+    ),
     "x1": Structure(forward("y = y * 2", scale=1), {"scale": 1}),
     "x3": Structure(forward("y = y * 2", scale=3), {"scale": 3}),
     "x8": Structure(forward("y = y * 2", scale=8), {"scale": 8}),
