@@ -112,13 +112,13 @@ class Evaluator:
 
     def _run(self, node: ir.Node, known: Mapping[ir.Value, NDArray[Any]]) -> list[NDArray[Any]]:
         inputs = [None if v is None else known[v] for v in node.inputs]
-        if node.op_type == "Conv" and (fast := _convolve_node(node, inputs)) is not None:
-            return [fast]
         feeds = {v.name: x for v, x in zip(node.inputs, inputs, strict=True) if v is not None and v.name is not None}
         key = (node, tuple(feeds))
-        if key not in self._runners:
-            self._runners[key] = ReferenceEvaluator(ir.to_proto(node), opsets=self._opsets)
         try:
+            if node.op_type == "Conv" and (fast := _convolve_node(node, inputs)) is not None:
+                return [fast]
+            if key not in self._runners:
+                self._runners[key] = ReferenceEvaluator(ir.to_proto(node), opsets=self._opsets)
             return list(self._runners[key].run(None, feeds))
         except Exception as exc:  # the reference evaluator raises whatever NumPy does
             raise FoldError(f"{node.op_type} {node.name} could not be evaluated: {exc}") from exc

@@ -221,6 +221,18 @@ def test_an_exporter_that_crashes_is_one_message(tmp_path: Path) -> None:
     assert "PyTorch's exporter crashed on this network (exit code 3" in result.stderr
 
 
+def test_tokens_whose_rows_are_known_are_no_channels(tmp_path: Path) -> None:
+    """Of one size, (N, H, W, C) has as many channels as rows for who looks at its shape alone."""
+    code = forward(
+        "y = F.silu(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)\n"
+        "y = F.conv2d(y, self.head.weight[:, :1], padding=1, groups=12)"
+    )
+
+    result = export(tmp_path, code, "--static", "24x32")
+
+    assert result.exit_code == 0, result.output
+
+
 def test_a_model_of_one_size_upscales_images_of_any_in_exact_tiles(tmp_path: Path) -> None:
     """Its tiles are of that size; where the image ends, they end."""
     code = around("nn.Identity()")
