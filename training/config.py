@@ -57,6 +57,7 @@ class Config:
     compiled: bool = False  # torch.compile the network: a C++ compiler is needed
     gradient_clip: float = 1.0
     ema: float = 0.999
+    excess: float = 0.0  # weight of what activations of single crops grow beyond the others' (training/network.py)
     long_side: int = 1500
     detail_power: float = 0.5
     drawn_share: float = 0.0  # of the crops, those drawn by training/drawings.py

@@ -18,6 +18,8 @@ from training.merge import Kernel, bias_of, branch_parameters, merged_kernels, r
 
 CHANNELS = 32
 BLOCKS = 5
+GROWTH = 1.5
+"""INT8 has one range for all pictures: photographs' values that text outgrows by far are left with few codes."""
 
 
 class StudentTail(nn.Module):
@@ -37,16 +39,19 @@ class TrainingNetwork(nn.Module):
     x's dtype: what the pixel shuffle gets. Without extra blocks the teacher is ``espan``, the final network.
 
     branches: what :meth:`freeze_branches` made of the branches' weights; None while they learn.
+    excess: with ``limited``, of the last call, see :func:`excess_of`; nothing without.
     """
 
-    def __init__(self, *, scale: int, extra_blocks: int = 0, student: bool = False) -> None:
+    def __init__(self, *, scale: int, extra_blocks: int = 0, student: bool = False, limited: bool = False) -> None:
         super().__init__()
         self.scale = scale
+        self.limited = limited
+        self.excess = torch.zeros(())
         self.espan = ESPAN(scale=scale, training_form=True)
         self.extra = nn.ModuleList(SPAB(RepConv, CHANNELS) for _ in range(extra_blocks))
         self.student = StudentTail(scale) if student else None
         self.branches: dict[str, Kernel] | None = None
-        self._run: Callable[[dict[str, Kernel], Tensor], tuple[Tensor, Tensor | None]] = self.run
+        self._run: Callable[[dict[str, Kernel], Tensor], tuple[Tensor, Tensor | None, Tensor]] = self._noted_run
 
     @torch.no_grad()
     def freeze_branches(self) -> None:
@@ -74,21 +79,34 @@ class TrainingNetwork(nn.Module):
 
     def compile_run(self) -> None:
         """Compile :meth:`run`, anew for each shape of crops: on a CPU, activations are computed in one pass."""
-        self._run = torch.compile(self.run, dynamic=False)
+        self._run = torch.compile(self._noted_run, dynamic=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Merge, then run the merged convolutions in x's dtype; merging stays in the parameters' dtype."""
         kernels = {name: (weight.to(x.dtype), bias.to(x.dtype)) for name, (weight, bias) in self.kernels().items()}
-        return self._run(kernels, x)
+        teacher, student, self.excess = self._run(kernels, x)
+        return teacher, student
+
+    def _noted_run(self, kernels: dict[str, Kernel], x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        noted: list[Tensor] | None = [] if self.limited else None
+        teacher, student = self.run(kernels, x, noted)
+        return teacher, student, x.new_zeros(()) if noted is None else excess_of(noted)
 
     def image(self, x: Tensor) -> Tensor:
         """The teacher's image, (N, 3, scale * H, scale * W)."""
         return F.pixel_shuffle(self(x)[0], self.scale)
 
-    def run(self, kernels: dict[str, Kernel], x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Forward with kernels of one's own making, one per position, such as those of :func:`merged_kernels`."""
+    def run(
+        self, kernels: dict[str, Kernel], x: Tensor, noted: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Forward with kernels of one's own making, one per position, such as those of :func:`merged_kernels`.
+
+        noted: gets every feature map that a convolution with a kernel of them reads.
+        """
 
         def conv(name: str, x: Tensor) -> Tensor:
+            if noted is not None:
+                noted.append(x)
             weight, bias = kernels[name]
             return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
@@ -111,6 +129,19 @@ class TrainingNetwork(nn.Module):
         last = block("espan.teacher_block_seq", out, depth=2)
         fused = _fuse(self.espan.tea_conv_cat, shallow, conv("espan.tea_conv_2", last), first, last)
         return conv("espan.tea_upsampler.0", fused), student
+
+
+def excess_of(maps: list[Tensor]) -> Tensor:
+    """How far (N, C, H, W) feature maps grow on single crops beyond what most crops make of them; a sum of means.
+
+    What is more than ``GROWTH`` times the median crop's largest magnitude counts, in units of that.
+    """
+    total = maps[0].new_zeros(())
+    for each in maps:
+        size = each.abs()
+        limit = GROWTH * size.detach().amax((1, 2, 3)).median() + 1e-6
+        total = total + F.relu(size / limit - 1).mean()
+    return total
 
 
 def _fuse(layer: nn.Conv2d, *parts: Tensor) -> Tensor:

@@ -84,7 +84,12 @@ class Trainer:
         return self.config.stages[self.config.stage_at(min(self.iteration, self.config.iterations - 1))[0]]
 
     def _network(self, stage: Stage) -> TrainingNetwork:
-        network = TrainingNetwork(scale=stage.scale, extra_blocks=stage.extra_blocks, student=stage.student)
+        network = TrainingNetwork(
+            scale=stage.scale,
+            extra_blocks=stage.extra_blocks,
+            student=stage.student,
+            limited=self.config.excess > 0,
+        )
         return network.to(self.device)
 
     def _named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
@@ -174,6 +179,8 @@ class Trainer:
         if student is not None:
             loss = loss + reconstruction_loss(student, wanted, stage.loss)
             loss = loss + stage.loss.distillation * distillation_loss(student, teacher)
+        if self.config.excess:
+            loss = loss + self.config.excess * self.network.excess
         self.network.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip, foreach=True)

@@ -27,7 +27,7 @@ def test_shipped_recipes_hold_every_step_of_the_factsheet(path: Path) -> None:
     assert stages[-1].loss.edge
 
 
-@pytest.mark.parametrize("name", ["again", "camera", "clean", "photo"])
+@pytest.mark.parametrize("name", ["again", "calm", "camera", "clean", "photo"])
 def test_later_runs_go_on_with_the_final_network(name: str) -> None:
     stages = read_config(CONFIGS / f"{name}.toml").stages
     assert all(stage.scale == 4 and not stage.extra_blocks and not stage.student for stage in stages)
