@@ -48,7 +48,7 @@ LARGE_TRACED_SIZE = (163, 133)
 
 
 MOST_COMPUTING_S = 600
-"""Of one attempt. The slowest of both challenges' systems takes a third of it for the whole command (docs/systems.md)."""
+"""Of one attempt. The slowest of both challenges' systems takes a third of it for the whole command."""
 
 NOT_OF_A_NETWORK = {"torch", "onnxscript", "onnx_ir", "sympy", "mpmath", "apart.py", "exportable.py"}
 NOT_OF_A_NETWORK |= {"contextlib.py", "functools.py"}
