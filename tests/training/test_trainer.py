@@ -164,7 +164,8 @@ def test_compiled_it_learns_the_same(photographs: Photographs, tmp_path: Path) -
     for trainer in trainers:
         trainer.run()
     plain, compiled = (trainer.average for trainer in trainers)
-    assert all(torch.allclose(plain[name], compiled[name], atol=1e-5) for name in plain)
+    # Steps are of 1e-3. Adam divides by a gradient's size: where that is near nothing, rounding moves a weight by 1e-5.
+    assert all(torch.allclose(plain[name], compiled[name], atol=1e-4) for name in plain)
 
 
 def test_a_stage_at_constant_rate_may_be_cut_short_on_the_way(photographs: Photographs, tmp_path: Path) -> None:
