@@ -50,7 +50,7 @@ MODELS = {
         ),
         PackagedModel(
             "camera",
-            "photographs of cameras and phones: JPEG of quality 70 to 97, lossy WebP, AVIF, HEIC",
+            "photographs of cameras and phones: JPEG of quality 70 to 95, lossy WebP, AVIF, HEIC",
             "the same, spoiled, going on from clean",
         ),
         PackagedModel(

@@ -17,7 +17,7 @@ class Fitting:
 
 CAMERA_FROM = 70
 """JPEG quality from which ``camera`` is ahead of ``photo`` on the 20 photographs kept apart (docs/training.md)."""
-CLEAN_FROM = 98
+CLEAN_FROM = 96
 """JPEG quality from which ``clean`` is ahead of ``camera`` there."""
 
 
