@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from espan_deploy import backends
 from espan_deploy.backends.base import Runner
@@ -49,12 +47,12 @@ class Judge:
 
     def settle(self, graph: onnx.ModelProto) -> None:
         """Try the engine on an INT8 graph; where it computes another picture than the graph says, do without it."""
-        image = next((each.low for each in self._images if not each.stress), None)
+        image = next((each for each in self._images if not each.stress), None)
         if not self.engine or image is None:
             return
+        written = graph_upscaler(graph, self._described)(image.low)
         with self._opened(graph) as runner:
-            got = runner_upscaler(runner)(image)
-        apart_db = _psnr_db(got, graph_upscaler(graph, self._described)(image))
+            apart_db = compare_levels([written], runner_upscaler(runner), [image]).psnr_db
         if apart_db < AGREED_DB:
             self.notes.append(
                 f"on this processor {self.engine} is {apart_db:.0f} dB from what the INT8 graph says (without VNNI, "
@@ -70,11 +68,10 @@ class Judge:
             return compare_levels(self._levels, runner_upscaler(runner), self._images)
 
     def _opened(self, graph: onnx.ModelProto) -> Runner:
-        file = ModelFile(Path("int8.onnx"), graph.SerializeToString(deterministic=True), self._described)
-        return backends.get(self.engine).open(file, precision="int8")
+        return open_int8(graph, self._described, self.engine)
 
 
-def _psnr_db(got: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
-    """Of levels, clipped to bytes' range; infinite where they are equal."""
-    squared = np.square(np.clip(got, 0, 255) - np.clip(expected, 0, 255)).mean()
-    return float(10 * np.log10(255**2 / squared)) if squared else float("inf")
+def open_int8(graph: onnx.ModelProto, described: ModelDescription, engine: str) -> Runner:
+    """A quantised graph in a backend. Raises as opening does."""
+    file = ModelFile(Path("int8.onnx"), graph.SerializeToString(deterministic=True), described)
+    return backends.get(engine).open(file, precision="int8")

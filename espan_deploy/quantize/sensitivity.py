@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from espan_deploy import backends
 from espan_deploy.backends.base import Runner
-from espan_deploy.backends.model import ModelFile
 from espan_deploy.description import ModelDescription
 from espan_deploy.precision.gate import Comparison
+from espan_deploy.quantize.judge import open_int8
 from espan_deploy.quantize.layers import Convolution
 from espan_deploy.quantize.reconstruct import through_codes
 from espan_deploy.quantize.scheme import Scheme
@@ -185,9 +183,7 @@ def with_times(
     image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
 
     def opened(tried: Scheme) -> Runner:
-        graph = quantized_graph(model, tried)
-        file = ModelFile(Path("timed.onnx"), graph.SerializeToString(deterministic=True), described)
-        return backends.get(backend).open(file, precision="int8")
+        return open_int8(quantized_graph(model, tried), described, backend)
 
     timed: list[Sensitivity] = []
     if not layers:
