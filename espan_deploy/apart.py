@@ -8,10 +8,12 @@ import pickle
 import signal
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,28 +26,12 @@ class CrashedError(Exception):
     """The child ended without a result. The message says how, and the last it said."""
 
 
-class OutOfTimeError(BaseException):
-    """What was to be computed takes too long. No Exception, which other people's code takes for a reason to go on."""
+class OutOfTimeError(Exception):
+    """The child was still computing. stack: where it was, the outermost call first."""
 
-
-@contextmanager
-def computing_at_most(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block once this process has computed for so long, whoever else uses the machine.
-
-    For a process's main thread, such as a child's only one.
-    """
-
-    def stop(number: int, frame: object) -> None:
-        del number, frame
-        raise OutOfTimeError
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+    def __init__(self, stack: list[traceback.FrameSummary]) -> None:
+        super().__init__(stack)
+        self.stack = stack
 
 
 @contextmanager
@@ -61,12 +47,13 @@ def can_run_apart() -> bool:
     return sys.platform == "linux"
 
 
-def run_apart(function: Callable[[], T]) -> T:
+def run_apart(function: Callable[[], T], *, most_s: float = 0) -> T:
     """The function's result, or its exception, from a forked child that sees everything the caller has.
 
     Result and exception travel pickled. Nothing the child changes or prints reaches the caller. No thread of the
     caller exists in the child: it must not wait for one.
-    Raises CrashedError where the child ended by a signal or left no result.
+    most_s: seconds that the child may compute, whoever else uses the machine; 0: any.
+    Raises CrashedError where the child ended by a signal or left no result, OutOfTimeError where it takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="espan-deploy-") as folder:
         said, result = Path(folder) / "said", Path(folder) / "result"
@@ -74,7 +61,7 @@ def run_apart(function: Callable[[], T]) -> T:
             warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, from Python 3.12 on
             child = os.fork()
         if child == 0:
-            _be_the_child(function, said, result)
+            _be_the_child(function, said, result, most_s)
         try:
             _, status = os.waitpid(child, 0)
         except BaseException:
@@ -93,21 +80,33 @@ def run_apart(function: Callable[[], T]) -> T:
     return answer
 
 
-def _be_the_child(function: Callable[[], object], said: Path, result: Path) -> None:
+def _be_the_child(function: Callable[[], object], said: Path, result: Path, most_s: float) -> None:
     """Run the function and end the process, whatever happens."""
     # What the caller left behind is not this process's to free: runtimes with threads of their own would crash at it.
     gc.freeze()
-    try:
-        sys.stdout = sys.stderr = said.open("a", buffering=1, errors="replace")
-        for stream in (1, 2):
-            os.dup2(sys.stdout.fileno(), stream)
-        try:
-            answer: tuple[bool, object] = (False, function())
-        except Exception as exc:
-            answer = (True, exc)
+
+    def end(answer: tuple[bool, object]) -> None:
         part = result.with_suffix(".part")
         part.write_bytes(pickle.dumps(answer))
         part.replace(result)
         os._exit(0)
+
+    def out_of_time(number: int, frame: FrameType | None) -> None:
+        # The process ends here: an exception would unwind through C++, which may crash, and free what was built so far.
+        del number
+        end((True, OutOfTimeError(list(traceback.extract_stack(frame)))))
+
+    try:
+        sys.stdout = sys.stderr = said.open("a", buffering=1, errors="replace")
+        for stream in (1, 2):
+            os.dup2(sys.stdout.fileno(), stream)
+        signal.signal(signal.SIGPROF, out_of_time)
+        signal.setitimer(signal.ITIMER_PROF, most_s)
+        try:
+            answer: tuple[bool, object] = (False, function())
+        except Exception as exc:
+            answer = (True, exc)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        end(answer)
     finally:
         os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -21,7 +22,6 @@ from espan_deploy.apart import (
     CrashedError,
     OutOfTimeError,
     can_run_apart,
-    computing_at_most,
     run_apart,
     without_warnings,
 )
@@ -51,7 +51,6 @@ MOST_COMPUTING_S = 600
 """Of one attempt. The slowest of both challenges' systems takes a third of it for the whole command."""
 
 NOT_OF_A_NETWORK = {"torch", "onnxscript", "onnx_ir", "sympy", "mpmath", "apart.py", "exportable.py"}
-NOT_OF_A_NETWORK |= {"contextlib.py", "functools.py"}
 """Parts of the paths of code that runs while a network is traced."""
 
 CALL = re.compile(r'raised this error:\s+File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]+\n(?P<code>[^\n]+)')
@@ -146,24 +145,22 @@ def onnx_from_module_apart(
 
     def serialised() -> bytes:
         torch.set_num_threads(1)  # a forked process has none of its parent's threads
-        try:
-            with computing_at_most(MOST_COMPUTING_S):
-                content: bytes = ir.to_proto(export()).SerializeToString()
-        except OutOfTimeError as exc:
-            raise NotTraceableError(
-                f"PyTorch's exporter was still at work after {MOST_COMPUTING_S / 60:.0f} minutes{_last_line(exc)}",
-                hint="a loop over parts of the image is traced once for each, or for none: "
-                "--static 64x64 exports the network for one size, the smaller the sooner",
-            ) from exc
+        content: bytes = ir.to_proto(export()).SerializeToString()
         return content
 
     if not can_run_apart():
         return export()
     _warm_up()
     try:
-        content = run_apart(serialised)
+        content = run_apart(serialised, most_s=MOST_COMPUTING_S)
     except CrashedError as exc:
         raise ExportError(f"PyTorch's exporter crashed on this network ({exc})") from exc
+    except OutOfTimeError as exc:
+        raise NotTraceableError(
+            f"PyTorch's exporter was still at work after {MOST_COMPUTING_S / 60:.0f} minutes{_last_line(exc.stack)}",
+            hint="a loop over parts of the image is traced once for each, or for none: "
+            "--static 64x64 exports the network for one size, the smaller the sooner",
+        ) from exc
     return ir.from_proto(onnx.load_from_string(content))
 
 
@@ -216,13 +213,20 @@ def _cause(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {told.rstrip('. ')}{where}"
 
 
-def _last_line(exc: BaseException) -> str:
+def _last_line(frames: list[traceback.FrameSummary]) -> str:
     """The line of the network that was being traced, or "" where it was not being traced."""
-    frames = traceback.extract_tb(exc.__traceback__)
     parts = [{*Path(frame.filename).parts} for frame in frames]
     traced = next((i for i, found in enumerate(parts) if "torch" in found), len(frames))
-    own = [frames[i] for i in range(traced, len(frames)) if not NOT_OF_A_NETWORK & parts[i]]
+    own = [
+        frames[i] for i in range(traced, len(frames)) if not NOT_OF_A_NETWORK & parts[i] and not _is_python_s(frames[i])
+    ]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""
+
+
+def _is_python_s(frame: traceback.FrameSummary) -> bool:
+    """Whether it is a line of the standard library."""
+    path = Path(frame.filename)
+    return path.is_relative_to(sysconfig.get_path("stdlib")) and "site-packages" not in path.parts
 
 
 @contextmanager

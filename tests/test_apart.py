@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from espan_deploy.apart import CrashedError, can_run_apart, run_apart
+from espan_deploy.apart import CrashedError, OutOfTimeError, can_run_apart, run_apart
 from espan_deploy.errors import ExportError
 
 pytestmark = pytest.mark.skipif(not can_run_apart(), reason="this system has no safe fork")
@@ -50,3 +50,22 @@ def test_a_child_that_dies_is_one_error(how: object, told: str) -> None:
 
     with pytest.raises(CrashedError, match=told):
         run_apart(dying)
+
+
+def test_a_child_that_computes_too_long_tells_where_it_was() -> None:
+    """And ends there: an exception raised in a callback of C++ is not always one that C++ passes on."""
+
+    def busy(_: int) -> bool:
+        try:
+            while True:
+                sum(range(1000))
+        except BaseException:
+            return True
+
+    with pytest.raises(OutOfTimeError) as caught:
+        run_apart(lambda: list(filter(busy, [1])), most_s=0.2)
+    assert caught.value.stack[-1].name == "busy"
+
+
+def test_what_ends_in_time_is_not_limited() -> None:
+    assert run_apart(lambda: 3, most_s=60) == 3
