@@ -1,4 +1,4 @@
-"""The arithmetic of quantisation, on arrays alone: codes, ranges by least error, smoothing.
+"""The arithmetic of quantisation, on arrays alone: codes, and steps by least error.
 
 Activations have one scale for the whole tensor: unsigned bytes with a zero point, which x86's integer convolutions
 take, or signed bytes without one, which TensorRT asks for. Weights are signed, one scale for each output channel.
@@ -22,16 +22,16 @@ CODE_RANGE: dict[Signs, tuple[int, int]] = {"unsigned": (0, 255), "signed": (-12
 WEIGHT_CODES = 127
 """The largest weight code; -128 is left out, so that both signs are alike."""
 
-BINS = 2048
+BINS = 1024
 
-RANGE_SHARES = tuple(float(share) for share in np.linspace(1.0, 0.3, 29))
-"""Of the extremes observed, what is tried as the range's end: one peak may cost all other values their precision."""
+STEP_SHARES = tuple(float(share) for share in np.linspace(1.0, 0.3, 15))
+"""Of the step that holds all that a channel held, what is tried: one peak may cost all other values their precision."""
 
-SMOOTHING_POWERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Tried for each feature map."""
+LEAST_RANGE = 1e-30
+"""Of a channel that is always zero, so that bins have a width."""
 
 TINY = 1e-6
-"""Ranges below this share of the largest are raised to it: a channel that is always zero has no range of its own."""
+"""Steps below this share of the largest are raised to it: a channel that is always zero has none of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,30 +52,48 @@ class ActivationCodes:
         """The largest code."""
         return CODE_RANGE[self.signs][1]
 
-    @classmethod
-    def of_range(cls, low: float, high: float, signs: Signs = "unsigned") -> ActivationCodes:
-        """The codes of [low, high], widened to hold zero exactly, which padding needs."""
-        low, high = min(low, 0.0), max(high, 0.0)
-        if signs == "signed":
-            return cls(max(-low, high, np.finfo(np.float32).tiny) / CODE_RANGE[signs][1], 0, signs)
-        codes = CODE_RANGE[signs][1]
-        scale = max(high - low, np.finfo(np.float32).tiny) / codes
-        return cls(scale, int(np.clip(np.rint(-low / scale), 0, codes)), signs)
-
 
 @dataclass(frozen=True)
-class Histogram:
-    """How often values came, or how much errors in them weigh. counts: BINS of equal width over [low, high]."""
+class SeenChannels:
+    """What the channels of a feature map hold, in BINS bins each from the least to the largest value, zero among them.
 
-    counts: Values
-    low: float
-    high: float
+    centers: (C, BINS); of the bin with zero, zero. shares: (C, BINS), of the values. low, high: (C,), the extremes.
+    """
 
-    @property
-    def centers(self) -> Values:
-        """The middle of each bin."""
-        width = (self.high - self.low) / len(self.counts)
-        return np.asarray(self.low + width * (np.arange(len(self.counts)) + 0.5), np.float64)
+    centers: Values
+    shares: Values
+    low: Values
+    high: Values
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating]) -> SeenChannels:
+        """Of values (C, N)."""
+        low, high = (np.asarray(each, np.float64) for each in (values.min(axis=1), values.max(axis=1)))
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        high = np.maximum(high, low + LEAST_RANGE)
+        counts = [np.histogram(each, BINS, (a, b))[0] for each, a, b in zip(values, low, high, strict=True)]
+        widths = (high - low)[:, None] / BINS
+        centers = low[:, None] + widths * (np.arange(BINS) + 0.5)
+        centers = np.where(np.abs(centers) <= widths / 2, 0.0, centers)
+        return cls(centers, np.array(counts) / values.shape[1], low, high)
+
+    def errors(self, steps: Values, codes: ActivationCodes) -> Values:
+        """(C,): mean squares of what rounding to codes of such a step, and clipping, do to each channel."""
+        least, largest = codes.low - codes.zero_point, codes.high - codes.zero_point
+        column = steps[:, None]
+        rounded = np.clip(np.rint(self.centers / column), least, largest) * column
+        found: Values = (self.shares * (rounded - self.centers) ** 2).sum(axis=1)
+        return found
+
+    def least_error_steps(self, codes: ActivationCodes) -> Values:
+        """(C,), positive: each channel's step of the least error. What is below zero is clipped where no codes are."""
+        below, above = codes.zero_point - codes.low, codes.high - codes.zero_point
+        holding = np.maximum(self.high / above, -self.low / below if below else 0.0)
+        holding = np.maximum(holding, TINY * float(holding.max()))
+        tried = holding * np.array(STEP_SHARES)[:, None]
+        errors = np.array([self.errors(steps, codes) for steps in tried])
+        found: Values = tried[errors.argmin(axis=0), np.arange(len(holding))]
+        return found
 
 
 def reading_shifts(readings: int) -> tuple[float, ...]:
@@ -85,47 +103,6 @@ def reading_shifts(readings: int) -> tuple[float, ...]:
     zero, and what the shifts add is zero in sum.
     """
     return tuple((index + 0.5) / readings - 0.5 for index in range(readings))
-
-
-def histogram(values: NDArray[np.floating], weights: Values) -> Histogram:
-    """Of values (C, N), zero in the range; weights (C,): how much an error in each channel weighs."""
-    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    high = high if high > low else low + 1.0
-    counts = np.zeros(BINS)
-    for channel, weight in zip(values, weights, strict=True):
-        counts += weight * np.histogram(channel, BINS, (low, high))[0]
-    return Histogram(counts, low, high)
-
-
-def error_of(codes: ActivationCodes, seen: Histogram) -> float:
-    """The sum of squared errors: of uniform rounding within the range, of clipping outside."""
-    least, largest = ((code - codes.zero_point) * codes.scale for code in (codes.low, codes.high))
-    clipped = np.clip(seen.centers, least, largest) - seen.centers
-    return float(seen.counts @ clipped**2) + float(seen.counts.sum()) * codes.scale**2 / 12
-
-
-def least_error_codes(seen: Histogram, signs: Signs = "unsigned") -> ActivationCodes:
-    """The codes whose squared error over the values seen is the least, among shares of their range."""
-    tried = (
-        ActivationCodes.of_range(seen.low * low_share, seen.high * high_share, signs)
-        for low_share in (RANGE_SHARES if seen.low < 0 else (1.0,))
-        for high_share in (RANGE_SHARES if seen.high > 0 else (1.0,))
-    )
-    return min(tried, key=lambda codes: error_of(codes, seen))
-
-
-def smoothing(channel_range: Values, channel_weight: Values, power: float) -> Values:
-    """The factor that each input channel is divided by before it is quantised, and its weights multiplied with.
-
-    channel_range: (C,) largest magnitudes seen. channel_weight: (C,) largest magnitudes of the weights that read it.
-    Returns (C,), positive, range**power / weight**(1 - power) (Xiao et al., SmoothQuant, 2023), scaled so that the
-    largest channel keeps its range. With power 1 every channel has all the codes, and the weights bear the difference.
-    """
-    ranges = np.maximum(channel_range, max(TINY * float(channel_range.max(initial=0.0)), np.finfo(np.float32).tiny))
-    weights = np.maximum(channel_weight, max(TINY * float(channel_weight.max(initial=0.0)), np.finfo(np.float32).tiny))
-    factors: Values = ranges**power / weights ** (1 - power)
-    factors /= factors[np.argmax(ranges)]
-    return factors
 
 
 def weight_scales(weight: NDArray[np.floating]) -> Values:

@@ -186,7 +186,8 @@ def _passing_codes() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, tupl
         @staticmethod
         def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
             x, smoothing, scale, result = context.saved_tensors
-            low, high = (end * smoothing * scale for end in context.ends)
+            ends = [end * smoothing * scale for end in context.ends]
+            low, high = torch.minimum(*ends), torch.maximum(*ends)  # smoothing may be negative
             passed = torch.where((x > low) & (x < high), gradient, 0.0).div_(smoothing)
             of_scale = torch.addcmul(gradient * result, passed, x, value=-1).sum() / scale
             return passed, None, of_scale, None

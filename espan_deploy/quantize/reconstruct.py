@@ -14,15 +14,13 @@ import onnx
 from numpy.typing import NDArray
 
 from espan_deploy.quantize.arithmetic import (
-    SMOOTHING_POWERS,
+    TINY,
     WEIGHT_CODES,
     ActivationCodes,
+    SeenChannels,
     Signs,
-    error_of,
-    histogram,
-    least_error_codes,
+    Values,
     reading_shifts,
-    smoothing,
     weight_scales,
 )
 from espan_deploy.quantize.layers import Convolution
@@ -36,9 +34,15 @@ if TYPE_CHECKING:
 PATCHES = 20_000
 """Input patches that a convolution is fitted on: some seventy for each of a 3x3 convolution's weights."""
 
-HISTOGRAM_VALUES = 1_000_000
+SEEN_VALUES = 2_000_000
 
-ROUNDING_LEFT = 0.1
+ZERO_POINTS = range(0, 144, 8)
+"""Tried for each feature map; the larger half of what a channel holds is above zero once it has its sign."""
+
+LEVELLINGS = (0.0, 0.15, 0.3)
+"""Powers, tried for each feature map: how far channels whose weights are small get larger steps, and larger weights."""
+
+ROUNDING_LEFT = 0.3
 """Of the error of rounding to nearest, what is left once weights are rounded for the output."""
 
 SEED = 8
@@ -148,24 +152,34 @@ def least_error_value(
 
     A channel's errors are taken to be independent of each other; to that comes what rounding smoothed weights costs.
     """
-    some = values[:, :: max(1, values.size // HISTOGRAM_VALUES)]
-    ranges = np.abs(values).max(axis=1).astype(np.float64)
-    largest = np.max([reader.weight_of_channels() for reader in readers], axis=0)
+    some = values[:, :: max(1, values.size // SEEN_VALUES)]
+    # Of a map whose channels are of either sign, all codes are on one side of zero.
+    sign = np.where(-some.min(axis=1) > some.max(axis=1), -1.0, 1.0) if signs == "unsigned" else np.ones(len(some))
+    seen = SeenChannels.of(some * sign[:, None].astype(some.dtype))
+    largest: Values = np.max([reader.weight_of_channels() for reader in readers], axis=0)
     energy = np.sum([reader.energy_of_channels() for reader in readers], axis=0)
     power_of_channels = np.square(some, dtype=np.float64).mean(axis=1)
     best, least = None, np.inf
-    for power in SMOOTHING_POWERS:
-        factors = smoothing(ranges, largest, power)
-        smooth = np.asarray(some / factors[:, None], np.float32)
-        seen = histogram(smooth, energy * factors**2 / some.shape[1])
-        codes = least_error_codes(seen, signs)
-        error = error_of(codes, seen)
-        for reader in readers:
-            error += ROUNDING_LEFT * rounding_error(reader.scaled(factors), power_of_channels / factors**2)
-        if error < least:
-            best, least = QuantizedValue(factors, codes), error
+    for zero_point in ZERO_POINTS if signs == "unsigned" else (0,):
+        codes = ActivationCodes(1.0, zero_point, signs)
+        finest = seen.least_error_steps(codes)
+        for power in LEVELLINGS:
+            steps = finest * _levelling(finest * largest) ** power
+            error = float(energy @ seen.errors(steps, codes))
+            for reader in readers:
+                error += ROUNDING_LEFT * rounding_error(reader.scaled(steps), power_of_channels / steps**2)
+            if error < least:
+                scale = float(steps.max())
+                best, least = QuantizedValue(sign * steps / scale, replace(codes, scale=scale)), error
     assert best is not None
     return best
+
+
+def _levelling(weights: Values) -> Values:
+    """(C,), at least 1: what makes them all as large as the largest."""
+    least = TINY * max(float(weights.max()), np.finfo(np.float32).tiny)
+    factors: Values = weights.max() / np.maximum(weights, least)
+    return np.maximum(factors, 1.0)
 
 
 def rounding_error(weight: NDArray[np.float64], power_of_channels: NDArray[np.float64]) -> float:

@@ -17,7 +17,8 @@ from espan_deploy.quantize.layers import Skipped
 class QuantizedValue:
     """A feature map as convolutions read it: value / smoothing, in codes.
 
-    smoothing: (C,), positive. exact: the codes hold every value without loss, as a picture's bytes do.
+    smoothing: (C,), not zero; negative where a channel is read with its sign turned. exact: the codes hold every value
+    without loss, as a picture's bytes do.
     """
 
     smoothing: NDArray[np.float64]

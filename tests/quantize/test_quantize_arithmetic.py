@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,13 +12,13 @@ from hypothesis import strategies as st
 from espan_deploy.precision.breakdown import breaks_down
 from espan_deploy.quantize.arithmetic import (
     ActivationCodes,
+    SeenChannels,
     Signs,
-    histogram,
-    least_error_codes,
     quantized_weight,
-    smoothing,
     weight_scales,
 )
+from espan_deploy.quantize.layers import Convolution
+from espan_deploy.quantize.reconstruct import least_error_value
 from espan_deploy.quantize.rounding import Moments, compensated, corrected_bias, rounded
 
 
@@ -26,18 +28,38 @@ def through(values: np.ndarray, codes: ActivationCodes) -> np.ndarray:
     )
 
 
-@given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.sampled_from(["unsigned", "signed"]))
-def test_zero_is_exact_and_the_range_is_held_to_half_a_step(first: float, second: float, signs: Signs) -> None:
-    low, high = sorted((first, second))
-    codes = ActivationCodes.of_range(low, high, signs)
-    assert through(np.zeros(1), codes)[0] == 0
-    values = np.linspace(min(low, 0), max(high, 0), 97)
-    # One whole step at an end: the zero point itself is rounded.
-    assert np.abs(through(values, codes) - values).max() <= codes.scale * 1.001
+@given(
+    st.floats(-1e4, 1e4),
+    st.floats(-1e4, 1e4),
+    st.sampled_from([("unsigned", 60), ("unsigned", 128), ("signed", 0)]),
+)
+def test_zero_is_exact_and_steps_hold_what_was_seen(first: float, second: float, kind: tuple[Signs, int]) -> None:
+    values = np.linspace(min(first, second, 0), max(first, second, 0), 97)
+    codes = ActivationCodes(1.0, kind[1], kind[0])
+    step = SeenChannels.of(values[None]).least_error_steps(codes)[0]
+    found = through(values, ActivationCodes(step, kind[1], kind[0]))
+    assert found[values == 0].tolist() == [0.0] * (values == 0).sum()
+    assert np.abs(found - values).max() <= max(step, 1e-30) * 1.001
 
 
-def test_signed_codes_have_no_zero_point() -> None:
-    assert ActivationCodes.of_range(-0.28, 5.0, "signed").zero_point == 0
+def test_channels_without_values_below_zero_need_no_codes_there() -> None:
+    """What lies a little below is clipped: the steps stay as fine."""
+    values = np.append(np.linspace(0, 1, 1000), -1e-3)
+    step = SeenChannels.of(values[None]).least_error_steps(ActivationCodes(1.0, 0))[0]
+    assert step == pytest.approx(1 / 255, rel=0.1)
+
+
+def test_a_channel_s_error_is_what_rounding_and_clipping_do() -> None:
+    values = np.random.default_rng(6).normal(0, 1, (3, 200_000)) * np.array([[1.0], [5.0], [0.2]])
+    seen, codes = SeenChannels.of(values), ActivationCodes(1.0, 100)
+    steps = np.array([0.01, 0.04, 0.001])
+    wanted = [np.square(through(x, replace(codes, scale=s)) - x).mean() for x, s in zip(values, steps, strict=True)]
+    assert seen.errors(steps, codes) == pytest.approx(wanted, rel=0.02)
+
+
+def test_an_empty_channel_has_a_step() -> None:
+    steps = SeenChannels.of(np.array([[0.0, 0.0], [0.0, 1.0]])).least_error_steps(ActivationCodes(1.0, 0))
+    assert (steps > 0).all()
 
 
 def test_a_picture_s_bytes_are_codes() -> None:
@@ -47,20 +69,31 @@ def test_a_picture_s_bytes_are_codes() -> None:
 
 def test_one_peak_does_not_take_the_precision_of_all_others() -> None:
     values = np.append(np.random.default_rng(0).normal(0, 1, 1_000_000), 12.0)
-    found = least_error_codes(histogram(values[None], np.ones(1)))
-    whole = ActivationCodes.of_range(values.min(), values.max())
-    assert found.scale < whole.scale
+    codes = ActivationCodes(1.0, 128)
+    step = SeenChannels.of(values[None]).least_error_steps(codes)[0]
+    whole, found = (replace(codes, scale=each) for each in (12 / 127, step))
     assert np.square(through(values, found) - values).mean() < 0.8 * np.square(through(values, whole) - values).mean()
 
 
-def test_smoothing_brings_channels_together_and_is_undone_by_the_weights() -> None:
-    ranges, weights = np.array([40.0, 1.0, 0.1, 0.0]), np.array([0.1, 1.0, 0.5, 0.0])
-    factors = smoothing(ranges, weights, 0.7)
-    assert (factors > 0).all()
-    assert factors[0] == pytest.approx(1.0)
-    smooth = (ranges / factors)[:3]
-    assert smooth.max() / smooth.min() < (ranges[:3].max() / ranges[:3].min()) / 10
-    assert (ranges / smoothing(ranges, weights, 1.0))[:3] == pytest.approx(40.0)
+@pytest.mark.parametrize("signs", ["unsigned", "signed"])
+def test_a_map_is_read_in_codes_of_its_channels_own(signs: Signs) -> None:
+    """One channel is all negative, one is fifty times as large, one is both: each has its share of the codes."""
+    rng = np.random.default_rng(7)
+    values = np.abs(rng.normal(0, 1, (4, 100_000))).astype(np.float32) * [[1], [-1], [50], [1]]
+    values[3, ::2] *= -0.25
+    weight = rng.normal(0, [[[[0.1]], [[0.1]], [[0.002]], [[0.1]]]], (8, 4, 1, 1)).astype(np.float32)
+    reader = Convolution("conv", "x", weight, np.zeros(8, np.float32), 1, (0, 0, 0, 0), (1, 1), (1, 1))
+
+    how = least_error_value(values.astype(np.float32), [reader], signs)
+
+    assert (how.smoothing < 0).tolist() == [False, signs == "unsigned", False, False]
+    smooth = values / how.smoothing[:, None]
+    errors = np.square(through(smooth, how.codes) - smooth).mean(axis=1) * how.smoothing**2
+    relative = errors / np.square(values).mean(axis=1)
+    assert relative[:3].max() < (4e-5 if signs == "unsigned" else 1e-4)  # half of the codes would be 1e-4
+    assert relative[3] < 2e-4
+    if signs == "unsigned":
+        assert 0 < how.codes.zero_point < 90
 
 
 def test_weight_codes_are_within_half_a_step() -> None:
