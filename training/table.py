@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from espan_deploy.networks.span.espan import ESPAN
 from espan_deploy.sources import network_source
 from training.data import open_photograph, photographs_in
 from training.degrade import jpeg
 from training.drawings import enlarged
-from training.evaluate import Pair, psnr_y, upscale
+from training.evaluate import Pair, deploy_form, psnr_y, upscale
+from training.merge import rep_convs
 from training.resize import shrink
 
 QUALITIES = (None, 90, 70, 50, 30)
@@ -38,9 +40,10 @@ def bicubic(image: Pixels) -> Pixels:
 
 
 def enlarger_of(checkpoint: Path) -> Enlarger:
-    """A checkpoint of any network in the catalogue, in float32. Raises CheckpointError."""
+    """A checkpoint of any network in the catalogue, in float32, ours folded. Raises CheckpointError."""
     network, _ = network_source(checkpoint)
-    module = network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = isinstance(network.module, ESPAN) and rep_convs(network.module)
+    module = (deploy_form(network.module) if trained else network.module).to(memory_format=torch.channels_last)
     span = network.value_range
 
     def in_unit_range(x: torch.Tensor) -> torch.Tensor:

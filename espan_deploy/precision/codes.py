@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import VerificationError
 from espan_deploy.graph.quantised import without_quantisation
-from espan_deploy.precision.breakdown import breaks_down
-from espan_deploy.precision.gate import Comparison, Upscaler, compare_levels, graph_upscaler
+from espan_deploy.precision.breakdown import sound_images
+from espan_deploy.precision.gate import Comparison, compare_levels, graph_upscaler
 from espan_deploy.precision.images import VerifyImage
 from espan_deploy.recipes import Budget
-
-WHITE = 255.0
 
 CODES_BUDGET = Budget(min_psnr_db=40.0, max_truth_drop_db=0.03, max_share_off_by_more=1.0)
 """Codes are a level off and more in many places; what counts is the truth, and the distance where there is none."""
@@ -51,19 +47,3 @@ def codes_within_budget(
 def budget_of(allowed_db: float | None) -> Budget:
     """CODES_BUDGET, or what a user allows to be lost against the truth, however far that is from FP32."""
     return CODES_BUDGET if allowed_db is None else replace(CODES_BUDGET, max_truth_drop_db=allowed_db, min_psnr_db=0.0)
-
-
-def sound_images(
-    reference: Upscaler, images: Sequence[VerifyImage]
-) -> tuple[list[VerifyImage], list[NDArray[np.float64]], list[str]]:
-    """The images on which a network in floats does not break down, their outputs, and a note on the others."""
-    sound, levels, broken = [], [], []
-    for image in images:
-        made = reference(image.low)
-        if not image.stress and breaks_down(made[None] / WHITE)[0]:
-            broken.append(image.name)
-            continue
-        sound.append(image)
-        levels.append(made)
-    notes = [f"left out, since FP32 itself breaks down on them: {', '.join(broken)}"] if broken else []
-    return sound, levels, notes

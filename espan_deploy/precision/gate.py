@@ -34,7 +34,8 @@ class Comparison:
 
     images, values: how many were compared; stress images count in nonfinite only.
     psnr_db: over all values of all images, infinite where they are equal; worst_psnr_db: of the worst image.
-    largest_error: in levels. off_by_one, off_by_more: shares of values. nonfinite: count, before clipping.
+    largest_error: in levels. off_by_one, off_by_more: shares of values. nonfinite: count, before clipping,
+    of those that are finite in FP32.
     reference_truth_db, truth_db: mean PSNR against the truth, None where no image has one.
     """
 
@@ -105,7 +106,7 @@ def compare_levels(
     truths: list[tuple[float, float]] = []
     for image, expected in zip(images, references, strict=True):
         result = candidate(image.low)
-        nonfinite += int(np.count_nonzero(~np.isfinite(result)))
+        nonfinite += int(np.count_nonzero(np.isfinite(expected) & ~np.isfinite(result)))
         if image.stress:
             continue
         wanted, got = to_bytes(expected), to_bytes(result)

@@ -12,7 +12,7 @@ from espan_deploy import backends
 from espan_deploy.backends.base import Runner
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.description import ModelDescription
-from espan_deploy.precision.breakdown import breaks_down
+from espan_deploy.precision.breakdown import sound_images
 from espan_deploy.precision.gate import Comparison, compare_levels, graph_upscaler, runner_upscaler
 from espan_deploy.precision.images import VerifyImage
 
@@ -35,15 +35,7 @@ class Judge:
         self._described = replace(description, precision="int8")
         here = bool(engine) and backends.get(engine).unavailable_reason() is None
         self.engine = engine if here else ""
-        reference = graph_upscaler(model, description)
-        levels = [reference(image.low) for image in images]
-        sound = [
-            image.stress or not breaks_down(level[None] / 255)[0] for image, level in zip(images, levels, strict=True)
-        ]
-        lost = [image.name for image, good in zip(images, sound, strict=True) if not good]
-        self.notes = [f"not judged by {', '.join(lost)}: FP32 itself breaks down there"] if lost else []
-        self._images = [image for image, good in zip(images, sound, strict=True) if good]
-        self._levels = [level for level, good in zip(levels, sound, strict=True) if good]
+        self._images, self._levels, self.notes = sound_images(graph_upscaler(model, description), images)
 
     def settle(self, graph: onnx.ModelProto) -> None:
         """Try the engine on an INT8 graph; where it computes another picture than the graph says, do without it."""

@@ -18,6 +18,7 @@ from synthetic import synthetic_description, synthetic_model
 from espan_deploy.description import description_from_metadata
 from espan_deploy.errors import InputError, VerificationError
 from espan_deploy.pixels import with_pixels
+from espan_deploy.precision.breakdown import sound_images
 from espan_deploy.precision.gate import Upscaler, compare, graph_upscaler, runner_upscaler
 from espan_deploy.precision.half import HALF_MAX, to_half
 from espan_deploy.precision.images import MAX_SIDE, VerifyImage, fitted, generated_images, load_images
@@ -93,6 +94,32 @@ def test_what_is_not_finite_is_counted_and_comes_out_black(images: list[VerifyIm
     measured = compare(nearest, broken, images)
     assert measured.nonfinite == 3 * len(images)
     assert measured.violations(Budget(min_psnr_db=0, max_share_off_by_more=1, max_truth_drop_db=99))
+
+
+def test_what_is_not_finite_in_fp32_either_is_not_counted(images: list[VerifyImage]) -> None:
+    """Some networks break down on noise of themselves."""
+
+    def broken(low: np.ndarray) -> np.ndarray:
+        result = nearest(low)
+        result[0, 0] = np.inf
+        return result
+
+    assert compare(broken, broken, images).nonfinite == 0
+    assert compare(broken, nearest, images).nonfinite == 0
+
+
+def test_images_on_which_fp32_breaks_down_are_left_out_unless_it_does_on_all(images: list[VerifyImage]) -> None:
+    def broken_on(names: set[str]) -> Upscaler:
+        by_bytes = {image.low.tobytes(): image.name for image in images}
+        return lambda low: nearest(low) * (1e6 if by_bytes[low.tobytes()] in names else 1)
+
+    calm = [image.name for image in images if not image.stress]
+    sound, levels, (note,) = sound_images(broken_on({calm[0]}), images)
+    assert [image.name for image in sound] == [image.name for image in images if image.name != calm[0]]
+    assert len(levels) == len(sound)
+    assert note.endswith(f": {calm[0]}")
+    sound, _, notes = sound_images(broken_on(set(calm)), images)
+    assert (sound, notes) == (list(images), [])
 
 
 def test_stress_images_must_be_finite_and_count_nowhere_else(images: list[VerifyImage]) -> None:
