@@ -3,8 +3,8 @@
 python benchmarks/int8.py SETS MODEL.onnx... [--seconds 6]
 
 SETS: a folder with Set5 and Set14, each with LR and HR. Beside MODEL.onnx lies MODEL_int8.onnx, made of it. OpenVINO
-runs both on each set's pictures by the command itself; the times are of one 256x256 picture, the two in turns. "In
-float" are the convolutions that stayed so, and their share of all weights.
+runs both on each set's pictures by the command itself; the times are of one 256x256 picture, in turns, with bfloat16
+where the processor has it. "In float" are the convolutions that stayed so, and their share of all weights.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from espan_deploy import backends
 from espan_deploy.backends.model import INT8_SUFFIX, read_model
+from espan_deploy.backends.openvino import preferred_precision
 from espan_deploy.bench.quality import luma, psnr
 
 SIDE, BORDER = 256, 4
+
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 def main() -> None:
@@ -37,16 +40,17 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing, for each model")
     options = parser.parse_args()
-    print("| model | Set5 FP32, INT8 | Set14 FP32, INT8 | in float | ms FP32, INT8 | times |")
-    print("|---|---|---|---|---|---|", flush=True)
+    print("| model | Set5 FP32, INT8 | Set14 FP32, INT8 | in float | ms FP32, bf16, INT8 | times FP32 | times bf16 |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     for model in options.models:
         cells = []
         for group in ("Set5", "Set14"):
             exact, coded = (y_psnr_db(options.sets / group, model, precision) for precision in ("fp32", "int8"))
             cells.append(f"{exact:.3f}, {coded:.3f} ({coded - exact:+.3f})")
         cells.append(in_float(model.with_name(model.stem + INT8_SUFFIX)))
-        exact_ms, coded_ms = times_ms(model, options.seconds)
-        cells += [f"{exact_ms:.1f}, {coded_ms:.1f}", f"{exact_ms / coded_ms:.2f}"]
+        taken = times_ms(model, options.seconds)
+        cells.append(", ".join(f"{taken[precision]:.1f}" if precision in taken else "" for precision in PRECISIONS))
+        cells += [f"{taken[other] / taken['int8']:.2f}" if other in taken else "" for other in PRECISIONS[:2]]
         print("|", " | ".join([model.stem, *cells]), "|", flush=True)
 
 
@@ -78,12 +82,14 @@ def in_float(model: Path) -> str:
     return f"{len(floats)} of {len(read)}, {sum(floats) / total:.0%}"
 
 
-def times_ms(model: Path, seconds: float) -> tuple[float, float]:
-    """Medians, FP32 and INT8 in turns."""
+def times_ms(model: Path, seconds: float) -> dict[str, float]:
+    """Medians by precision, in turns; of those that the processor computes in."""
     engine, file = backends.get("openvino"), read_model(model)
     image = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
-    taken: dict[str, list[float]] = {"fp32": [], "int8": []}
-    runners = {precision: engine.open(file, precision=precision) for precision in taken}
+    runners = {"fp32": engine.open(file, precision="fp32"), "int8": engine.open(file, precision="int8")}
+    if preferred_precision() == "bf16":
+        runners["bf16"] = engine.open(file, precision="bf16")
+    taken: dict[str, list[float]] = {precision: [] for precision in runners}
     for runner in runners.values():
         for _ in range(3):
             runner.infer(image)
@@ -93,7 +99,7 @@ def times_ms(model: Path, seconds: float) -> tuple[float, float]:
             start = time.perf_counter()
             runner.infer(image)
             taken[precision].append((time.perf_counter() - start) * 1e3)
-    return statistics.median(taken["fp32"]), statistics.median(taken["int8"])
+    return {precision: statistics.median(each) for precision, each in taken.items()}
 
 
 if __name__ == "__main__":

@@ -50,12 +50,12 @@ MODELS = {
         ),
         PackagedModel(
             "camera",
-            "photographs of cameras and phones: JPEG of quality 70 to 95, lossy WebP, AVIF, HEIC",
+            "photographs of cameras and phones: JPEG of quality 75 to 95, lossy WebP, AVIF, HEIC",
             "the same, spoiled, going on from clean",
         ),
         PackagedModel(
             "photo",
-            "photographs that were compressed much: JPEG below quality 70",
+            "photographs that were compressed much: JPEG below quality 75",
             "the same, spoiled, going on from clean",
         ),
     )

@@ -111,8 +111,8 @@ def test_another_model_for_a_file_makes_its_result_anew(tmp_path: Path) -> None:
     ("origin", "model"),
     [
         (Origin(True, "JPEG of quality 30", 30), "photo"),
-        (Origin(True, "JPEG of quality 69", 69), "photo"),
-        (Origin(True, "JPEG of quality 70", 70), "camera"),
+        (Origin(True, "JPEG of quality 74", 74), "photo"),
+        (Origin(True, "JPEG of quality 75", 75), "camera"),
         (Origin(True, "JPEG of quality 95", 95), "camera"),
         (Origin(True, "JPEG of quality 96", 96), "clean"),
         (Origin(True, "lossy WebP", newer=True), "camera"),

@@ -18,7 +18,7 @@ EXACT = 1e-12
 """float64, relative to the largest activation on the way (about 1e2)."""
 LEAST_DB = {
     "clean": {"Set5": {None: 31.33}, "Set14": {None: 28.07}},
-    "camera": {"Set5": {90: 30.01}, "Set14": {None: 27.73, 90: 27.26, 70: 26.25}},
+    "camera": {"Set5": {90: 30.11}, "Set14": {None: 27.74, 90: 27.36, 70: 26.16}},
     "photo": {"Set5": {None: 30.64, 50: 27.67}, "Set14": {None: 27.62, 50: 25.57, 30: 25.04}},
 }
 """By JPEG quality of the input: what each was measured at less its last digit, to guard against shipping another."""
