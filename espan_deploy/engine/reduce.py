@@ -17,6 +17,7 @@ from espan_deploy.backends.model import INT8, ModelFile
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import BackendUnavailableError, ExportError, VerificationError
 from espan_deploy.pixels import with_pixels
+from espan_deploy.precision.breakdown import sound_images
 from espan_deploy.precision.codes import CODES_BUDGET, budget_of, codes_within_budget
 from espan_deploy.precision.gate import graph_upscaler
 from espan_deploy.precision.half import to_half
@@ -146,15 +147,17 @@ class Reduction:
         model = with_pixels(source.model, source.description, recipe.pixels, guard=recipe.pixels == "uint8")
         if recipe.precision != "fp16":
             return model, {}
+        # Where the engine gives bytes, its own FP32 no longer shows how far out it was.
+        sound, _, notes = sound_images(graph_upscaler(source.model, source.description), self.images)
         passed = half_within_budget(
             model,
             described(source, recipe),
-            self.images,
+            sound,
             budget=recipe.budget,
             keep_fp32=self.keep,
             progress=say,
         )
-        return passed.half.model, passed.to_dict()
+        return passed.half.model, {**passed.to_dict(), "notes": notes}
 
     def _int8(self, source: Source, recipe: Recipe, say: Say) -> tuple[onnx.ModelProto, dict[str, Any]]:
         if source.description.precision == INT8:

@@ -15,7 +15,6 @@ from onnx import inliner
 from espan_deploy.backends.graph_evaluator import GraphEvaluator
 from espan_deploy.description import ModelDescription
 from espan_deploy.errors import VerificationError
-from espan_deploy.precision.breakdown import sound_images
 from espan_deploy.precision.gate import Comparison, Upscaler, compare_levels, graph_upscaler
 from espan_deploy.precision.half import HALF_MAX, HalfResult, lift_constants, to_half
 from espan_deploy.precision.images import VerifyImage
@@ -58,7 +57,7 @@ class LayerError:
 class GateReport:
     """The FP16 graph that passed, with what was measured of it.
 
-    kept: layers in FP32. sensitivity: worst layer first, empty where nobody asked. notes: what the user should know.
+    kept: layers in FP32. sensitivity: worst layer first, empty where nobody asked.
     """
 
     half: HalfResult
@@ -66,7 +65,6 @@ class GateReport:
     budget: Budget
     kept: tuple[str, ...]
     sensitivity: tuple[LayerError, ...] = ()
-    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
@@ -79,7 +77,6 @@ class GateReport:
                 for s in self.sensitivity
             ],
             "conversion": self.half.to_dict(),
-            "notes": list(self.notes),
         }
 
 
@@ -96,20 +93,20 @@ def half_within_budget(
 
     keep_fp32: layers to keep, or "auto" to find a smallest set that passes: those whose values FP16 does not hold, or
     where that is not enough, greedily, by what each layer costs alone; then dropping what turns out not to be needed.
-    Images on which FP32 itself breaks down are left out, with a note.
     Raises VerificationError with the figures, the layers responsible and what to keep in FP32.
     """
     say = progress or (lambda _text: None)
     budget = budget or Budget()
+    reference = graph_upscaler(model, description)
     say(f"upscaling {len(images)} images in FP32")
-    images, levels, notes = sound_images(graph_upscaler(model, description), images)
+    levels = [reference(image.low) for image in images]
 
     def attempt(kept: Iterable[str]) -> GateReport:
         names = tuple(kept)
         half = to_half(model, keep_fp32=[_literal(name) for name in names] if keep_fp32 == "auto" else names)
         comparison = compare_levels(levels, graph_upscaler(half.model, description), images)
         say(f"FP16 with {len(names)} layers in FP32: {comparison.summary()}")
-        return GateReport(half, comparison, budget, names, notes=tuple(notes))
+        return GateReport(half, comparison, budget, names)
 
     report = attempt(() if keep_fp32 == "auto" else keep_fp32)
     problems = report.comparison.violations(budget)
