@@ -8,12 +8,13 @@ import pickle
 import signal
 import sys
 import tempfile
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -84,29 +85,31 @@ def _be_the_child(function: Callable[[], object], said: Path, result: Path, most
     """Run the function and end the process, whatever happens."""
     # What the caller left behind is not this process's to free: runtimes with threads of their own would crash at it.
     gc.freeze()
+    answering = threading.Lock()
 
-    def end(answer: tuple[bool, object]) -> None:
-        part = result.with_suffix(".part")
-        part.write_bytes(pickle.dumps(answer))
-        part.replace(result)
-        os._exit(0)
+    def end(failed: bool, value: object) -> None:
+        with answering:
+            part = result.with_suffix(".part")
+            part.write_bytes(pickle.dumps((failed, value)))
+            part.replace(result)
+            os._exit(0)
 
-    def out_of_time(number: int, frame: FrameType | None) -> None:
-        # The process ends here: an exception would unwind through C++, which may crash, and free what was built so far.
-        del number
-        end((True, OutOfTimeError(list(traceback.extract_stack(frame)))))
+    def watch(working: int) -> None:
+        """In a thread: a signal crashed PyTorch's exporter now and then."""
+        while (left := most_s - time.process_time()) > 0:
+            time.sleep(min(max(left, 0.01), 1.0))
+        end(True, OutOfTimeError(list(traceback.extract_stack(sys._current_frames()[working]))))
 
     try:
         sys.stdout = sys.stderr = said.open("a", buffering=1, errors="replace")
         for stream in (1, 2):
             os.dup2(sys.stdout.fileno(), stream)
-        signal.signal(signal.SIGPROF, out_of_time)
-        signal.setitimer(signal.ITIMER_PROF, most_s)
+        if most_s:
+            threading.Thread(target=watch, args=(threading.get_ident(),), daemon=True).start()
         try:
-            answer: tuple[bool, object] = (False, function())
+            failed, value = False, function()
         except Exception as exc:
-            answer = (True, exc)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        end(answer)
+            failed, value = True, exc
+        end(failed, value)
     finally:
         os._exit(1)
