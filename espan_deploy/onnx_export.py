@@ -218,12 +218,14 @@ def _last_line(frames: list[traceback.FrameSummary]) -> str:
     parts = [{*Path(frame.filename).parts} for frame in frames]
     traced = next((i for i, found in enumerate(parts) if "torch" in found), len(frames))
     own = [
-        frames[i] for i in range(traced, len(frames)) if not NOT_OF_A_NETWORK & parts[i] and not _is_python_s(frames[i])
+        frames[i]
+        for i in range(traced, len(frames))
+        if not NOT_OF_A_NETWORK & parts[i] and not _of_standard_library(frames[i])
     ]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""
 
 
-def _is_python_s(frame: traceback.FrameSummary) -> bool:
+def _of_standard_library(frame: traceback.FrameSummary) -> bool:
     """Whether it is a line of the standard library."""
     path = Path(frame.filename)
     return path.is_relative_to(sysconfig.get_path("stdlib")) and "site-packages" not in path.parts

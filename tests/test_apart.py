@@ -53,7 +53,7 @@ def test_a_child_that_dies_is_one_error(how: object, told: str) -> None:
 
 
 def test_a_child_that_computes_too_long_tells_where_it_was() -> None:
-    """And ends there: an exception raised in a callback of C++ is not always one that C++ passes on."""
+    """And ends there, though the code at work holds on to every exception."""
 
     def busy(_: int) -> bool:
         try:
