@@ -180,8 +180,10 @@ def module_function(module: nn.Module) -> Callable[[NDArray[np.float32]], NDArra
     """
     import torch
 
+    from espan_deploy.networks.exportable import Stable
+
     def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode(), without_warnings(), _one_thread():
+        with torch.inference_mode(), without_warnings(), _one_thread(), Stable():
             # A copy: some networks write into what they are given.
             result: NDArray[np.float32] = module(torch.from_numpy(x.copy())).numpy()
         return result

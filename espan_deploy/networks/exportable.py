@@ -4,6 +4,8 @@
 the size they were traced with only: the kernels become numbers. Here the cells are places, computed from sizes.
 ``torch.sort`` told whether to be stable has no ONNX function; told nothing, it has. A float that is read from a tensor,
 such as a learnt exponent, stays a tensor.
+
+What such a graph is compared with is the network under :class:`Stable`.
 """
 
 from __future__ import annotations
@@ -40,6 +42,23 @@ class Exportable(TorchFunctionMode):
         return func(*args, **given)
 
 
+class Stable(TorchFunctionMode):
+    """While it is active, what a sort finds equal stays in order, as ONNX's TopK leaves it.
+
+    ``torch.sort`` that was not asked to be stable leaves it in any order, and in another one on each kind of processor.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """The function's own values, of one order among equal ones."""
+        given = dict(kwargs or {})
+        if func in _SORTS:
+            given |= dict(zip(("dim", "descending"), args[1:], strict=False)) | {"stable": True}
+            args = args[:1]
+        return func(*args, **given)
+
+
 def pool_to(x: Tensor, sides: tuple[Side | None, ...], pool: Callable[[Tensor, int, Tensor, Tensor], Tensor]) -> Tensor:
     """(N, C, H, W) to a grid of so many cells, cut as PyTorch's adaptive pooling cuts them; None leaves a side alone.
 
@@ -72,7 +91,7 @@ def _largest(cells: Tensor, axis: int, inside: Tensor, length: Tensor) -> Tensor
     return cells.amax(axis)
 
 
-_SORTS = (torch.sort, torch.Tensor.sort)
+_SORTS = (torch.sort, torch.Tensor.sort, torch.argsort, torch.Tensor.argsort)
 
 _POOLS: dict[Any, Callable[[Tensor, int, Tensor, Tensor], Tensor]] = {
     F.adaptive_avg_pool2d: _mean,

@@ -17,6 +17,7 @@ from espan_deploy import backends
 from espan_deploy.apart import can_run_apart
 from espan_deploy.backends.model import read_model
 from espan_deploy.cli.main import main
+from espan_deploy.networks.exportable import Stable
 from espan_deploy.sources import network_source
 
 PARITY = 1e-4
@@ -71,6 +72,9 @@ y = F.pixel_shuffle(y + F.interpolate(F.avg_pool2d(y, 2), scale_factor=2.0), 2)
 if height != even[0] or width != even[1]:
     y = y[:, :, :height, :width]"""
 
+IN_NO_ORDER = """order = torch.sort(torch.arange(height * width) % 3, dim=-1).indices
+y = y + y.flatten(2)[:, :, order].reshape(y.shape)"""
+
 BRIGHT = """tokens = y.permute(0, 2, 3, 1)[x.mean(1) > 0.5]
 y = y + self.head.weight.mean() * tokens.mean(0)[:, None, None]"""
 
@@ -104,6 +108,7 @@ STRUCTURES: dict[str, Structure] = {
     "padded by Python's numbers": Structure(forward(PADDED_BY_NUMBERS), {"size_multiple": 8, "padding": "edge"}),
     "even, then halved": Structure(forward(EVEN_AND_HALVED), {"size_multiple": 4}),
     "sorted, stable": Structure(forward("y = y + torch.sort(y, dim=1, stable=True).values.roll(1, 1)"), {"halo": 2}),
+    "sorted in no order": Structure(forward(IN_NO_ORDER), {"halo": None}),
     "a learnt exponent, as a number": Structure(
         forward("y = (y.abs() + 0.1).pow(self.tail.bias[:1].item())"), {"halo": 2}
     ),
@@ -150,7 +155,7 @@ def test_a_structure_exports_and_is_right_at_other_sizes(tmp_path: Path, name: s
             assert got.shape == (2, said["scale"] * height, said["scale"] * width, 3)
             if height < least or height % said["size_multiple"] or width % said["size_multiple"]:
                 continue  # it was padded: there is no other to compare with
-            with torch.inference_mode():
+            with torch.inference_mode(), Stable():
                 alone = [network.module(torch.from_numpy(x.transpose(2, 0, 1)[None].copy())) for x in images]
             expected = np.concatenate([x.numpy() for x in alone]).transpose(0, 2, 3, 1)
             assert np.abs(got - expected).max() <= PARITY * np.abs(expected).max()
