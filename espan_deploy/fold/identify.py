@@ -127,6 +127,8 @@ class _Probe:
             self._size += 2 * lost
             known = self._all_of(self._silent())
         self._silence = known[region.target]
+        if not self._silence.size:
+            raise FoldError("it makes nothing of one image")
         height, width = self._silence.shape[2:]
         self.size_changes = {
             value: (array.shape[2] - self._size, array.shape[3] - self._size)
@@ -195,7 +197,10 @@ class _Probe:
         arrays = [np.zeros((len(impulses), c, self._size, self._size)) for c in self.channels]
         centre, radius = self._size // 2, self.radius
         arrays[index][:, :, centre, centre] = impulses
-        response = self.run(arrays) - self._silence
+        answer = self.run(arrays)
+        if answer.shape != (len(impulses), *self._silence.shape[1:]):
+            raise FoldError(f"it cuts images into others: of {len(impulses)} it makes {len(answer)}")
+        response = answer - self._silence
         seen = np.s_[:, :, centre - radius : centre + radius + 1, centre - radius : centre + radius + 1]
         window = response[seen].copy()
         if window.shape[2:] != (2 * radius + 1, 2 * radius + 1):

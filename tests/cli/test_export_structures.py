@@ -75,6 +75,9 @@ if height != even[0] or width != even[1]:
 IN_NO_ORDER = """order = torch.sort(torch.arange(height * width) % 3, dim=-1).indices
 y = y + y.flatten(2)[:, :, order].reshape(y.shape)"""
 
+CHANNELS_AS_IMAGES = """parts = F.conv2d(y.reshape(-1, 3, height, width), self.tail.weight[:3, :3], padding=1)
+y = parts.reshape(-1, 12, height, width)"""
+
 BRIGHT = """tokens = y.permute(0, 2, 3, 1)[x.mean(1) > 0.5]
 y = y + self.head.weight.mean() * tokens.mean(0)[:, None, None]"""
 
@@ -112,6 +115,7 @@ STRUCTURES: dict[str, Structure] = {
     "a learnt exponent, as a number": Structure(
         forward("y = (y.abs() + 0.1).pow(self.tail.bias[:1].item())"), {"halo": 2}
     ),
+    "channels as images": Structure(forward(CHANNELS_AS_IMAGES), {"halo": 3}),
     "x1": Structure(forward("y = y * 2", scale=1), {"scale": 1}),
     "x3": Structure(forward("y = y * 2", scale=3), {"scale": 3}),
     "x8": Structure(forward("y = y * 2", scale=8), {"scale": 8}),
