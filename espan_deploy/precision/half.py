@@ -17,6 +17,7 @@ from espan_deploy.description import METADATA_KEY, description_from_metadata
 from espan_deploy.errors import ExportError
 from espan_deploy.graph.quantised import DEQUANTISE, QUANTISE
 from espan_deploy.precision.bytes_in import rescale_byte_fed_convolutions
+from espan_deploy.precision.choices import kin_of_choices
 from espan_deploy.precision.layers import layers_of, name_nodes, nodes_to_keep
 from espan_deploy.precision.sums import kin_of_sums
 
@@ -83,7 +84,8 @@ def to_half(model: onnx.ModelProto, *, keep_fp32: Iterable[str] = ()) -> HalfRes
 
     Inputs and outputs keep their types: casts stand at the ends where those are float32. What does not depend on
     the image (sizes computed in floating point) stays FP32, as do FP32_OPS and what belongs to them (see ``sums``),
-    operators that know no FP16, and layers whose constants overflow. What a graph in INT8 has in codes stays in codes.
+    what a choice is made from (``choices``), operators that know no FP16, and layers whose constants overflow. What a
+    graph in INT8 has in codes stays in codes.
 
     keep_fp32: names or patterns of layers or nodes (see ``layers``) to keep in FP32, with casts around them.
     Raises ExportError for an unknown name, or a graph whose types cannot be inferred.
@@ -170,7 +172,8 @@ class _Conversion:
         self.new_types = dict(self.types)
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.on_image = self._image_values()
-        self.kin_of_sums = kin_of_sums(self.graph.node, self.constants, self.on_image, FP32_OPS)
+        self.kin = kin_of_sums(self.graph.node, self.constants, self.on_image, FP32_OPS)
+        self.kin |= kin_of_choices(self.graph.node, self.on_image)
         self.names: dict[tuple[str, bool], str] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.new_constants: dict[str, onnx.TensorProto] = {}
@@ -251,7 +254,7 @@ class _Conversion:
             "its result depends on the image's size alone": self.on_image.isdisjoint(node.output)
             and node.op_type != DEQUANTISE,
             FP32_OPS.get(node.op_type, ""): node.op_type in FP32_OPS,
-            self.kin_of_sums.get(node.name, ""): node.name in self.kin_of_sums,
+            self.kin.get(node.name, ""): node.name in self.kin,
             "it holds a graph of its own": any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute),
             f"{node.op_type} knows no FP16": allowed is None
             or any(

@@ -222,6 +222,24 @@ def test_a_square_that_others_read_too_is_no_part_of_a_sum() -> None:
     assert set(result.fp32_nodes) == {"mean"}
 
 
+def test_a_choice_is_made_from_scores_in_fp32() -> None:
+    weights = np.ones((2, 4, 1, 1), np.float32)
+    weights[1] *= 1 + 2.0**-13  # in FP16 that is 1: the scores are equal, and the first is taken
+    model = graph(
+        [
+            helper.make_node("Conv", ["input", "features"], ["seen"], "before"),
+            helper.make_node("Conv", ["seen", "scores"], ["scored"], "score"),
+            helper.make_node("LogSoftmax", ["scored"], ["likely"], "likelihood", axis=1),
+            helper.make_node("ArgMax", ["likely"], ["choice"], "choose", axis=1),
+            helper.make_node("Cast", ["choice"], ["output"], "number", to=TensorProto.FLOAT),
+        ],
+        {"features": np.ones((4, 3, 1, 1), np.float32), "scores": weights},
+    )
+    half = to_half(model)
+    assert set(half.fp32_nodes) == {"score", "likelihood", "choose"}
+    assert (run(emulate_half(half.model), image(1, 3, 4, 4)) == 1).all()
+
+
 def test_sizes_computed_in_floating_point_stay_exact() -> None:
     """3001 is no FP16 number: in FP16 the image would come out a pixel short."""
     nodes = [
