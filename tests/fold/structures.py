@@ -412,9 +412,7 @@ FOLDING: dict[str, Make] = {
     "even-kernel": lambda: Sum(conv(4), conv(2)),
     "transposed": lambda: Sum(nn.ConvTranspose2d(CHANNELS, CHANNELS, 3, padding=1), conv(3)),
     "chain-unpadded": lambda: chain(nn.ZeroPad2d(2), nn.Conv2d(CHANNELS, 12, 3), nn.Conv2d(12, CHANNELS, 3)),
-    "dropout": lambda: (
-        chain(conv(1), nn.Dropout2d(0.1), conv(3)) if False else chain(conv(3), nn.Dropout(0.1), conv(1))
-    ),
+    "dropout": lambda: chain(conv(3), nn.Dropout(0.1), conv(1)),
 }
 """Each is one convolution."""
 
