@@ -17,6 +17,7 @@ from espan_deploy.networks.span.espan import ESPAN
 from training.config import read_config
 from training.data import build_cache, open_cache, photographs_in
 from training.evaluate import deploy_form, folder_pairs, psnr_y, upscale
+from training.steadiness import NEAR, steadiness
 from training.table import QUALITIES, bicubic, enlarger_of, held_out_pairs, markdown, measured
 from training.trainer import Trainer, save_espan
 
@@ -82,6 +83,25 @@ def evaluate(checkpoint: Path, pairs: tuple[Path, Path]) -> None:
         figures.append(psnr_y(upscale(network, low), high))
         click.echo(f"{figures[-1]:8.3f} dB  {name}")
     click.echo(f"{sum(figures) / len(figures):8.3f} dB  mean of {len(figures)}")
+
+
+@main.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--count", default=2500, show_default=True, help="Drawings.")
+@click.option("--side", default=48, show_default=True, help="Of each, in pixels.")
+@click.option("--seed", default=4711, show_default=True, help="Of the drawings; others than the training's.")
+@click.option("--threads", default=1, show_default=True, help="CPU threads.")
+def steady(checkpoints: tuple[Path, ...], *, count: int, side: int, seed: int, threads: int) -> None:
+    """How many drawings the training-form CHECKPOINTS enlarge into rubble."""
+    torch.set_num_threads(threads)
+    for path in checkpoints:
+        espan = ESPAN(training_form=True)
+        espan.load_state_dict(load_file(path))
+        found = steadiness(deploy_form(espan), count=count, side=side, seed=seed)
+        click.echo(
+            f"{path}: {found.beyond} of {count} drawings beyond {NEAR}, raw values from {found.lowest:.2f} "
+            f"to {found.highest:.2f}; pages {found.pages:.2f} dB"
+        )
 
 
 @main.command()

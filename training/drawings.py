@@ -89,11 +89,8 @@ def _mixed(mask: NDArray[np.float32], rng: np.random.Generator) -> Pixels:
 
 
 def drawing(side: int, rng: np.random.Generator) -> Pixels:
-    """(side, side, 3) uint8 of one of six kinds: noise of every colour, and five in two colours, half of the time black
-    and white."""
-    colours = rng.integers(0, 256, (2, 3)) if rng.random() < 0.5 else np.array([[0] * 3, [255] * 3])
-    if rng.random() < 0.5:
-        colours = colours[::-1]
+    """(side, side, 3) uint8 of one of six kinds: noise of every colour, and five in two colours."""
+    colours = _two_colours(rng)
     kind = int(rng.integers(6))
     if kind == 5:
         return rng.integers(0, 256, (side, side, 3), np.uint8)
@@ -114,6 +111,17 @@ def drawing(side: int, rng: np.random.Generator) -> Pixels:
         mask = mask & window
     image: Pixels = np.where(mask[..., None], colours[1], colours[0]).astype(np.uint8)
     return image
+
+
+def _two_colours(rng: np.random.Generator) -> NDArray[np.int64]:
+    """(2, 3): a third of the time black and white, a third any, a third with every channel mostly near black or white,
+    as logos have them."""
+    choice = rng.integers(3)
+    if choice == 0:
+        return np.array([[0] * 3, [255] * 3])[:: rng.choice([-1, 1])]
+    if choice == 1:
+        return rng.integers(0, 256, (2, 3))
+    return (rng.beta(0.5, 0.5, (2, 3)) * 255).astype(np.int64)
 
 
 def _strokes(side: int, rng: np.random.Generator, *, text: bool) -> NDArray[np.bool_]:

@@ -14,6 +14,8 @@ DCT_SIDE = 8
 """Side of the blocks the DCT loss transforms; the factsheet gives none, and this is JPEG's."""
 BLUR = (1.0, 4.0, 6.0, 4.0, 1.0)
 """The edge loss's blur, a binomial; the factsheet gives none."""
+FLOOR = 1e-4
+"""Mean square beneath which a crop counts no more for being better still (40 dB): a sky would count for all others."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,15 @@ class LossWeights:
 
     l1: float = 0.0
     mse: float = 0.0
+    psnr: float = 0.0
     dct: float = 0.0
     edge: float = 0.0
     distillation: float = 0.0
+
+
+def psnr_loss(difference: Tensor) -> Tensor:
+    """Natural logarithm of each crop's mean square, mean over crops: what a mean of dB over pictures asks for."""
+    return (difference.square().mean((1, 2, 3)) + FLOOR).log().mean()
 
 
 @lru_cache(maxsize=4)
@@ -57,13 +65,15 @@ def edge_loss(difference: Tensor) -> Tensor:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
-    """Output and target in sub-pixel layout, which L1 and MSE do not mind; the other terms shuffle first."""
+    """Output and target in sub-pixel layout, which L1, MSE and PSNR do not mind; the other terms shuffle first."""
     difference = output.float() - target
     loss = torch.zeros((), dtype=difference.dtype)
     if weights.l1:
         loss = loss + weights.l1 * difference.abs().mean()
     if weights.mse:
         loss = loss + weights.mse * difference.square().mean()
+    if weights.psnr:
+        loss = loss + weights.psnr * psnr_loss(difference)
     if weights.dct or weights.edge:
         image = F.pixel_shuffle(difference, math.isqrt(difference.shape[1] // 3))
         if weights.dct:

@@ -5,7 +5,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.losses import LossWeights, dct_loss, dct_matrix, distillation_loss, edge_loss, reconstruction_loss
+from training.losses import (
+    FLOOR,
+    LossWeights,
+    dct_loss,
+    dct_matrix,
+    distillation_loss,
+    edge_loss,
+    psnr_loss,
+    reconstruction_loss,
+)
 
 FLOAT32 = 1e-5
 """Relative; sums of a few thousand float32 terms."""
@@ -21,6 +30,15 @@ def test_l1_and_mse_do_not_mind_the_layout(pair: tuple[torch.Tensor, torch.Tenso
     images = [F.pixel_shuffle(part, 4) for part in pair]
     assert reconstruction_loss(*pair, LossWeights(l1=2)) == pytest.approx(2 * float(F.l1_loss(*images)), rel=FLOAT32)
     assert reconstruction_loss(*pair, LossWeights(mse=3)) == pytest.approx(3 * float(F.mse_loss(*images)), rel=FLOAT32)
+
+
+def test_psnr_counts_crops_by_their_ratio(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    difference = pair[0] - pair[1]
+    halved = torch.stack([difference[0] / 2, difference[1]])
+    gain = float(psnr_loss(difference) - psnr_loss(halved))
+    assert gain == pytest.approx(math.log(4) / 2, rel=5e-3)  # but for the floor, either crop alike
+    assert float(psnr_loss(torch.zeros_like(difference))) == pytest.approx(math.log(FLOOR), rel=FLOAT32)
+    assert reconstruction_loss(*pair, LossWeights(psnr=0.5)) == pytest.approx(float(psnr_loss(difference)) / 2)
 
 
 def test_terms_add_up(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
