@@ -6,7 +6,7 @@ off. From the product that makes the scores to the choice stays FP32; what it re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 
 import onnx
 
@@ -15,7 +15,7 @@ CHOOSING = ("ArgMax", "ArgMin", "Hardmax", "TopK")
 PRODUCTS = ("Conv", "Einsum", "Gemm", "MatMul")
 
 
-def kin_of_choices(nodes: Sequence[onnx.NodeProto], on_image: Collection[str]) -> dict[str, str]:
+def kin_of_choices(nodes: Sequence[onnx.NodeProto], on_image: Set[str]) -> dict[str, str]:
     """Node -> why it stays FP32, for a graph in order. on_image: values that depend on pixels."""
     kin: dict[str, str] = {}
     scores: set[str] = set()
