@@ -75,9 +75,7 @@ def train(
 @click.option("--pairs", nargs=2, required=True, type=click.Path(exists=True, path_type=Path), help="Folders LR, HR.")
 def evaluate(checkpoint: Path, pairs: tuple[Path, Path]) -> None:
     """Y-PSNR of a training-form CHECKPOINT on image pairs."""
-    espan = ESPAN(training_form=True)
-    espan.load_state_dict(load_file(checkpoint))
-    network = deploy_form(espan)
+    network = _deployed(checkpoint)
     figures = []
     for name, low, high in folder_pairs(*pairs):
         figures.append(psnr_y(upscale(network, low), high))
@@ -95,9 +93,7 @@ def steady(checkpoints: tuple[Path, ...], *, count: int, side: int, seed: int, t
     """How many drawings the training-form CHECKPOINTS enlarge into rubble."""
     torch.set_num_threads(threads)
     for path in checkpoints:
-        espan = ESPAN(training_form=True)
-        espan.load_state_dict(load_file(path))
-        found = steadiness(deploy_form(espan), count=count, side=side, seed=seed)
+        found = steadiness(_deployed(path), count=count, side=side, seed=seed)
         click.echo(
             f"{path}: {found.beyond} of {count} drawings beyond {NEAR}, raw values from {found.lowest:.2f} "
             f"to {found.highest:.2f}; pages {found.pages:.2f} dB"
@@ -156,6 +152,13 @@ def table(
     click.echo(markdown(figures))
     if json_path is not None:
         json_path.write_text(json.dumps({"jpeg_quality": QUALITIES, "y_psnr_db": figures}, indent=1) + "\n")
+
+
+def _deployed(checkpoint: Path) -> ESPAN:
+    """A training-form checkpoint's deploy form."""
+    espan = ESPAN(training_form=True)
+    espan.load_state_dict(load_file(checkpoint))
+    return deploy_form(espan)
 
 
 def _stop_on_signals() -> list[int]:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from training.drawings import drawing, page
 from training.evaluate import Pair, mean_psnr_y
+from training.table import SCALE
 
 NEAR = (-1.0, 2.0)
 """Raw values, black being 0 and white 1: what overshoots less is clipped and not seen."""
 BATCH = 20
 PAGES = 100
-SCALE = 4
 
 
 @dataclass(frozen=True)

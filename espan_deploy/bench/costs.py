@@ -8,10 +8,9 @@ from typing import Any
 
 from espan_deploy.backends.model import ModelFile
 from espan_deploy.errors import ExportError
+from espan_deploy.products import PRODUCTS
 
 FLOAT_BYTES = 4
-
-COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def graph_costs(file: ModelFile, height: int, width: int) -> Costs:
     layers = []
     nodes: Any = model.graph
     for node in nodes:
-        if node.op_type not in COUNTED:
+        if node.op_type not in PRODUCTS:
             continue
         cost = by_name[node.name or node.outputs[0].name or ""]
         assert cost.macs is not None
@@ -128,7 +127,7 @@ def _layer_name(node: Any) -> str:
 
 def _names(node: Any) -> tuple[str, ...]:
     readers = list(node.outputs[0].uses())
-    nodes = [node, *(use.node for use in readers if len(readers) == 1 and use.node.op_type not in COUNTED)]
+    nodes = [node, *(use.node for use in readers if len(readers) == 1 and use.node.op_type not in PRODUCTS)]
     return tuple(name for each in nodes for name in (each.name, each.outputs[0].name) if name)
 
 

@@ -8,9 +8,6 @@ import onnx_ir as ir
 
 from espan_deploy.graph.kinds import Kind, Kinds
 
-WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"})
-"""Operators that multiply data with weights: what a fold can save."""
-
 
 def barrier(node: ir.Node, kinds: Kinds) -> str:
     """What stops a fold at this node: ``SiLU, which is not linear``, or "" where nothing does.

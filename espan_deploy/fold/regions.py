@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from espan_deploy.fold.affine import WEIGHT_OPS, barrier
+from espan_deploy.fold.affine import barrier
 from espan_deploy.graph.kinds import Kind, Kinds, data_inputs
+from espan_deploy.products import WEIGHT_OPS
 
 MAX_SOURCES = 8
 """Regions that read more feature maps than this are not tried: no network needs them, and each costs a measurement."""

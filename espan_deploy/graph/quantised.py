@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from espan_deploy.errors import ExportError
+from espan_deploy.products import PRODUCTS
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 
@@ -21,8 +22,6 @@ OPERATORS_ON_CODES = frozenset(
 )
 """Of the other form of quantised graphs, in which operators compute with codes themselves: no engine but the one that
 made it reads it."""
-
-PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
 def is_quantised(graph: ir.Graph) -> bool:

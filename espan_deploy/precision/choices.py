@@ -10,9 +10,10 @@ from collections.abc import Sequence, Set
 
 import onnx
 
+from espan_deploy.products import WEIGHT_OPS
+
 OF_A_CHOICE = "scores that a choice is made from"
 CHOOSING = ("ArgMax", "ArgMin", "Hardmax", "TopK")
-PRODUCTS = ("Conv", "Einsum", "Gemm", "MatMul")
 
 
 def kin_of_choices(nodes: Sequence[onnx.NodeProto], on_image: Set[str]) -> dict[str, str]:
@@ -24,6 +25,6 @@ def kin_of_choices(nodes: Sequence[onnx.NodeProto], on_image: Set[str]) -> dict[
         if not (chooses or scores.intersection(node.output)) or on_image.isdisjoint(node.output):
             continue
         kin[node.name] = OF_A_CHOICE
-        if node.op_type not in PRODUCTS:
+        if node.op_type not in WEIGHT_OPS:
             scores.update(node.input[:1] if chooses else node.input)
     return kin

@@ -10,12 +10,10 @@ from fnmatch import fnmatchcase
 import onnx
 
 from espan_deploy.errors import ExportError
-
-ANCHORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-"""Operators that start a layer; what follows up to the next one belongs to it."""
+from espan_deploy.products import PRODUCTS
 
 HEAD = "input"
-"""The layer of the nodes before the first anchor."""
+"""The layer of the nodes before the first product."""
 
 GLOB = "*?["
 """What makes a name a pattern."""
@@ -48,7 +46,7 @@ def layers_of(graph: onnx.GraphProto) -> tuple[Layer, ...]:
     members: dict[str, list[str]] = {}
     made_by: dict[str, int] = {}
     for node in graph.node:
-        if node.op_type in ANCHORS:
+        if node.op_type in PRODUCTS:
             name = _anchor_name(node, constants)
             if name in members:
                 name = node.name

@@ -10,8 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-LINEAR_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-"""Operators that multiply and add, where INT8 could save time."""
+from espan_deploy.products import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def quantizable(graph: onnx.GraphProto) -> tuple[tuple[Convolution, ...], tuple[
     found: list[Convolution] = []
     skipped: list[Skipped] = []
     for node in graph.node:
-        if node.op_type not in LINEAR_OPS:
+        if node.op_type not in PRODUCTS:
             continue
         reason = _unfit(node, constants)
         if reason:

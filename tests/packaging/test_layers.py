@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "espan_deploy"
 
 LAYERS = (
     ("errors",),
-    ("apart", "cgroups", "description", "files", "models", "timing"),
+    ("apart", "cgroups", "description", "files", "models", "products", "timing"),
     ("machine",),
     ("recipes",),
     ("checkpoints",),
